@@ -13,11 +13,15 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
-// The errors of all providers. A provider wraps exactly one of them with the
-// operation and key, and keeps the cause readable.
+// The errors of all providers. A provider wraps one of them with the operation
+// and key, and keeps the cause readable. An error outside of this vocabulary
+// (a bad request, syscall.ENOSPC of a folder) wraps none; when ctx is done, the
+// error wraps ctx.Err().
 var (
 	ErrNotExist     = errors.New("object does not exist")
 	ErrExists       = errors.New("object exists already")          // PutIfAbsent
@@ -41,14 +45,18 @@ type Object struct {
 	Modified time.Time
 }
 
-// GetOptions select what Get returns. The zero value is the whole object.
+// GetOptions select what Get returns. The zero value is the whole object. A
+// range that begins at or after the object's end is ErrTruncated; one that
+// reaches over the end gives what there is.
 type GetOptions struct {
 	Offset      int64  // first byte
 	Length      int64  // 0: to the end
 	IfNoneMatch string // ETag: Get returns ErrNotModified if the object still has it
 }
 
-// A Condition says when Put may write.
+// A Condition says when Put may write: the zero value always. At most one of
+// its fields is set. A bucket without the promise in its [Caps] looks before it
+// writes, so that only a race can break the condition.
 type Condition struct {
 	IfAbsent bool   // only if there is no such object, else ErrExists
 	IfMatch  string // only if the object has this ETag, else ErrPrecondition (or ErrNotExist)
@@ -63,11 +71,14 @@ type Caps struct {
 }
 
 // A Bucket is a folder of objects. It is safe for concurrent use. All its
-// methods return when ctx is done. Errors wrap the sentinels above.
+// methods return when ctx is done. Errors wrap the sentinels above. A bucket
+// may be unable to hold both the keys "a" and "a/b", or a key of its own hidden
+// files: Put answers ErrUnsupported then.
 type Bucket interface {
 	// Get opens the object. The caller closes the reader, which fails with
-	// ErrTruncated when the body ends early. Object.Size is the whole object's
-	// size, also for a range. Errors: ErrNotExist, ErrNotModified.
+	// ErrTruncated when the body ends early, and when ctx is done. It is one
+	// request. Object.Size is the whole object's size, also for a range.
+	// Errors: ErrNotExist, ErrNotModified.
 	Get(ctx context.Context, key string, o GetOptions) (io.ReadCloser, Object, error)
 
 	// Put writes the object, all or nothing: a reader sees the old or the new
@@ -90,15 +101,60 @@ type Bucket interface {
 // wiring provides it; everything else only passes it on.
 type Opener func(ctx context.Context, url string) (Bucket, error)
 
-// CheckKey reports why key cannot name an object.
+// MaxKey is the length of the longest key, in bytes.
+const MaxKey = 1024
+
+// CheckKey reports why key cannot name an object. A key is a valid [fs.ValidPath]
+// without control characters and backslashes.
 func CheckKey(key string) error {
-	if !fs.ValidPath(key) || key == "." || len(key) > 1024 {
+	if !fs.ValidPath(key) || key == "." || len(key) > MaxKey || strings.ContainsFunc(key, badKeyRune) {
 		return fmt.Errorf("object name %.200q is not valid", key)
 	}
 	return nil
 }
 
-// ReadAll returns the whole object, at most max bytes, else ErrTooLarge.
+func badKeyRune(r rune) bool { return r < 0x20 || r == 0x7f || r == '\\' || r == utf8.RuneError }
+
+// CheckGet reports why Get cannot answer: a bad key or a negative range.
+// Providers call it first.
+func CheckGet(key string, o GetOptions) error {
+	if err := CheckKey(key); err != nil {
+		return err
+	}
+	if o.Offset < 0 || o.Length < 0 || o.Offset+o.Length < 0 {
+		return fmt.Errorf("get %s: range %d+%d is not valid", key, o.Offset, o.Length)
+	}
+	return nil
+}
+
+// CheckPut reports why Put cannot write: a bad key or two conditions at once.
+// Providers call it first.
+func CheckPut(key string, c Condition) error {
+	if err := CheckKey(key); err != nil {
+		return err
+	}
+	if c.IfAbsent && c.IfMatch != "" {
+		return fmt.Errorf("put %s: both IfAbsent and IfMatch are set", key)
+	}
+	return nil
+}
+
+// Within returns how many bytes Get with o yields of an object of this size,
+// or ErrTruncated when the range begins after its end.
+func (o GetOptions) Within(size int64) (int64, error) {
+	if o.Offset >= size && o.ranged() {
+		return 0, fmt.Errorf("range at %d of %d bytes: %w", o.Offset, size, ErrTruncated)
+	}
+	n := size - o.Offset
+	if o.Length > 0 && o.Length < n {
+		n = o.Length
+	}
+	return n, nil
+}
+
+func (o GetOptions) ranged() bool { return o.Offset > 0 || o.Length > 0 }
+
+// ReadAll returns the whole object (or range), at most max bytes, else ErrTooLarge.
 func ReadAll(ctx context.Context, b Bucket, key string, o GetOptions, max int64) ([]byte, Object, error) {
 	r, obj, err := b.Get(ctx, key, o)
 	if err != nil {
