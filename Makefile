@@ -1,0 +1,54 @@
+# bootwell: build, test, check, demo, bench. Needs Go and make; `make test`
+# installs the rest on Debian when run as root.
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS   = -s -w -X main.version=$(VERSION)
+GOBUILD   = CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+BIN       = bin
+# The agent is built for what VMs are, whatever this machine is.
+AGENTS    = $(BIN)/bootwell-agent-linux-amd64 $(BIN)/bootwell-agent-linux-arm64
+export GOFLAGS ?= -buildvcs=false
+
+.PHONY: all build test check lint demo bench fuzz size update clean FORCE
+all: build
+
+build: $(BIN)/bootwell $(AGENTS:=.xz) ## the operator's command and the agents for VMs
+
+$(BIN)/bootwell: FORCE
+	$(GOBUILD) -o $@ ./cmd/bootwell
+
+$(BIN)/bootwell-agent-linux-%: FORCE
+	GOOS=linux GOARCH=$* $(GOBUILD) -o $@ ./cmd/bootwell-agent
+
+# The same binary is compressed once: user-data pins the digest of the .xz.
+$(BIN)/%.xz: $(BIN)/%
+	go run ./contrib/packaging/xzfile $<
+
+test: ## everything; installs what it needs on Debian as root, skips with reasons otherwise
+	@contrib/ci/test
+
+check: ## format, vet, staticcheck, tidy
+	@contrib/ci/check
+
+lint: check
+
+demo: build ## the main job on this machine, in a throw-away VM of namespaces
+	@go run ./examples/demo
+
+bench: build ## measurements
+	@go test -run '^$$' -bench . -benchmem ./internal/...
+
+size: build ## of the agent, stripped and compressed
+	@ls -l $(BIN)
+
+fuzz: ## each fuzz target for a short while
+	@contrib/ci/fuzz
+
+update: ## rewrite golden files
+	go test ./internal/... -update
+
+clean:
+	rm -rf $(BIN) dist
+	go clean -testcache
+
+FORCE:

@@ -1,0 +1,280 @@
+// Package fleet turns the reports of VMs into a view of all of them: counts
+// by role and state, failures that are alike in one group, and VMs that have
+// gone silent. It does no I/O. What reports say are claims of VMs; text from
+// them is cleaned before it is shown.
+package fleet
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/bootwell/bootwell/internal/release"
+	"github.com/bootwell/bootwell/internal/store"
+)
+
+// Silence after which a VM is stale.
+const (
+	// StaleGrace is added to the heartbeat that a report announces.
+	StaleGrace = time.Hour
+	// ApplyingLimit is how long a run may go on before its VM is stale.
+	ApplyingLimit = 2 * time.Hour
+	// DefaultHeartbeat is taken for a report that announces none.
+	DefaultHeartbeat = 24 * time.Hour
+)
+
+// A VM is one machine as its last report shows it.
+type VM struct {
+	Name        string          `json:"vm"`
+	Role        string          `json:"role"`
+	State       string          `json:"state"`
+	Release     string          `json:"release,omitempty"`
+	Wanted      string          `json:"wanted,omitempty"`
+	LastGood    string          `json:"last_good,omitempty"`
+	Reason      string          `json:"reason,omitempty"`
+	Step        string          `json:"step,omitempty"` // the step or check that failed
+	Fingerprint string          `json:"fingerprint,omitempty"`
+	Platform    string          `json:"platform,omitempty"`
+	Zone        string          `json:"zone,omitempty"`
+	Seen        time.Time       `json:"seen"` // when the report arrived, by the bucket's clock
+	Seconds     float64         `json:"seconds,omitempty"`
+	Warnings    []string        `json:"warnings,omitempty"`
+	Report      *release.Report `json:"-"`
+}
+
+// A Role counts the VMs of one role.
+type Role struct {
+	Role     string         `json:"role"`
+	VMs      int            `json:"vms"`
+	States   map[string]int `json:"states"`
+	Releases []Count        `json:"releases"` // most VMs first
+	Oldest   time.Time      `json:"seen_oldest"`
+}
+
+// A Count is how many VMs have a release.
+type Count struct {
+	Release string `json:"release"`
+	VMs     int    `json:"vms"`
+}
+
+// A Failure groups VMs that failed alike.
+type Failure struct {
+	Fingerprint string   `json:"fingerprint"`
+	Count       int      `json:"count"`
+	Role        string   `json:"role"`
+	Release     string   `json:"release"`
+	Step        string   `json:"step"`
+	Reason      string   `json:"reason"`
+	Example     string   `json:"example_vm"`
+	VMs         []string `json:"vms,omitempty"`
+}
+
+// Unread is a report that could not be read.
+type Unread struct {
+	VM    string `json:"vm"`
+	Error string `json:"error"`
+}
+
+// A Status is the state of a fleet at one moment.
+type Status struct {
+	Generated time.Time `json:"generated"`
+	Total     int       `json:"vms"`
+	Roles     []Role    `json:"roles"`
+	Failures  []Failure `json:"failures"`
+	Stale     []VM      `json:"stale"`
+	Unread    []Unread  `json:"unread,omitempty"`
+	Warnings  []string  `json:"warnings,omitempty"`
+	VMs       []VM      `json:"-"` // by name
+}
+
+// Healthy reports whether no VM is failed, stale or unreadable.
+func (s *Status) Healthy() bool {
+	return len(s.Failures) == 0 && len(s.Stale) == 0 && len(s.Unread) == 0
+}
+
+// A Filter selects VMs; empty fields select all.
+type Filter struct{ Role, State, Release string }
+
+func (f Filter) match(v VM) bool {
+	return (f.Role == "" || f.Role == v.Role) && (f.State == "" || f.State == v.State) && (f.Release == "" || f.Release == v.Release)
+}
+
+// A Collector makes a Status from reports added one by one.
+type Collector struct {
+	Now    time.Time
+	Filter Filter
+	vms    []VM
+	unread []Unread
+}
+
+// Add takes one entry of the bucket into account.
+func (c *Collector) Add(e store.ReportEntry) {
+	if e.Err != nil {
+		if c.Filter == (Filter{}) {
+			c.unread = append(c.unread, Unread{VM: Clean(e.VM, 128), Error: Clean(e.Err.Error(), 300)})
+		}
+		return
+	}
+	if v := NewVM(e, c.Now); c.Filter.match(v) {
+		c.vms = append(c.vms, v)
+	}
+}
+
+// NewVM reads one report as of now.
+func NewVM(e store.ReportEntry, now time.Time) VM {
+	r := e.Report
+	v := VM{
+		Name: e.VM, Role: Clean(r.Role, 64), State: Clean(r.State, 16), Release: Clean(r.Release, 16), Wanted: Clean(r.Wanted, 16),
+		LastGood: Clean(r.LastGood, 16), Reason: Clean(r.Reason, 400), Platform: Clean(r.Facts.Platform, 64), Zone: Clean(r.Facts.Zone, 64),
+		Seen: e.Modified, Report: r,
+	}
+	for _, w := range r.Warn {
+		if len(v.Warnings) < 10 {
+			v.Warnings = append(v.Warnings, Clean(w, 300))
+		}
+	}
+	if r.Run != nil {
+		v.Seconds = r.Run.Seconds
+	}
+	beat := r.Heartbeat.Std()
+	if beat <= 0 || beat > 30*24*time.Hour {
+		beat = DefaultHeartbeat
+	}
+	silent := now.Sub(e.Modified)
+	if silent > beat+StaleGrace || v.State == release.StateApplying && silent > ApplyingLimit {
+		v.State = release.StateStale
+	}
+	if v.State == release.StateFailed {
+		v.Step, v.Reason = failedPart(r, v.Reason)
+		v.Fingerprint = fingerprint(v.Role, v.Step, v.Reason)
+	}
+	return v
+}
+
+// failedPart names the first step or check that failed and why.
+func failedPart(r *release.Report, reason string) (name, why string) {
+	if r.Run == nil {
+		return "", reason
+	}
+	for _, s := range r.Run.Steps {
+		if s.Result == release.ResultFailed {
+			why := s.Reason
+			if l := lastLine(s.Tail); l != "" {
+				why += ": " + l
+			}
+			return Clean(s.Name, 128), Clean(why, 400)
+		}
+	}
+	for _, c := range r.Run.Checks {
+		if c.Result == release.CheckFailed {
+			return "check " + Clean(c.Name, 128), Clean(c.Reason, 400)
+		}
+	}
+	return "", reason
+}
+
+func lastLine(s string) string {
+	s = strings.TrimSpace(s)
+	return s[strings.LastIndexByte(s, '\n')+1:]
+}
+
+var volatile = regexp.MustCompile(`0x[0-9a-f]+|[0-9a-f]{8,}|\d+`)
+
+// fingerprint is equal for failures that differ only in numbers, addresses
+// and digests.
+func fingerprint(role, step, reason string) string {
+	sum := sha256.Sum256([]byte(role + "\x00" + step + "\x00" + volatile.ReplaceAllString(strings.ToLower(reason), "#")))
+	return hex.EncodeToString(sum[:6])
+}
+
+// Clean makes text from a VM fit for one line of a terminal: no control
+// characters or escape sequences, no direction overrides, at most max bytes.
+func Clean(s string, max int) string {
+	s = strings.ToValidUTF8(s, "?")
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t' || r == '\r':
+			return ' '
+		case unicode.IsControl(r) || unicode.Is(unicode.Cf, r):
+			return -1
+		}
+		return r
+	}, s)
+	s = strings.TrimSpace(s)
+	if len(s) > max {
+		s = strings.ToValidUTF8(s[:max-3], "") + "…"
+	}
+	return s
+}
+
+// Status returns the view of everything added so far.
+func (c *Collector) Status() *Status {
+	slices.SortFunc(c.vms, func(a, b VM) int { return cmp.Compare(a.Name, b.Name) })
+	s := &Status{Generated: c.Now.UTC(), Total: len(c.vms), VMs: c.vms, Unread: c.unread, Roles: []Role{}, Failures: []Failure{}, Stale: []VM{}}
+	roles := map[string]*Role{}
+	releases := map[string]map[string]int{}
+	failures := map[string]*Failure{}
+	warned := map[string]bool{}
+	for _, v := range c.vms {
+		r := roles[v.Role]
+		if r == nil {
+			r = &Role{Role: v.Role, States: map[string]int{}, Oldest: v.Seen}
+			roles[v.Role], releases[v.Role] = r, map[string]int{}
+		}
+		r.VMs++
+		r.States[v.State]++
+		releases[v.Role][v.Release]++
+		if v.Seen.Before(r.Oldest) {
+			r.Oldest = v.Seen
+		}
+		switch v.State {
+		case release.StateStale:
+			s.Stale = append(s.Stale, v)
+		case release.StateFailed:
+			addFailure(failures, v)
+		}
+		for _, w := range v.Warnings {
+			if !warned[w] && len(warned) < 20 {
+				warned[w] = true
+				s.Warnings = append(s.Warnings, v.Name+": "+w)
+			}
+		}
+	}
+	for name, r := range roles {
+		for rel, n := range releases[name] {
+			r.Releases = append(r.Releases, Count{rel, n})
+		}
+		slices.SortFunc(r.Releases, func(a, b Count) int {
+			return cmp.Or(cmp.Compare(b.VMs, a.VMs), cmp.Compare(a.Release, b.Release))
+		})
+		s.Roles = append(s.Roles, *r)
+	}
+	slices.SortFunc(s.Roles, func(a, b Role) int { return cmp.Compare(a.Role, b.Role) })
+	for _, f := range failures {
+		s.Failures = append(s.Failures, *f)
+	}
+	slices.SortFunc(s.Failures, func(a, b Failure) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Role, b.Role), cmp.Compare(a.Fingerprint, b.Fingerprint))
+	})
+	return s
+}
+
+func addFailure(failures map[string]*Failure, v VM) {
+	rel := v.Release
+	if v.Wanted != "" {
+		rel = v.Wanted
+	}
+	key := v.Fingerprint + rel
+	f := failures[key]
+	if f == nil {
+		f = &Failure{Fingerprint: v.Fingerprint, Role: v.Role, Release: rel, Step: v.Step, Reason: v.Reason, Example: v.Name}
+		failures[key] = f
+	}
+	f.Count++
+	f.VMs = append(f.VMs, v.Name)
+}
