@@ -1,0 +1,276 @@
+package operator
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/bootwell/bootwell/internal/cli"
+	"github.com/bootwell/bootwell/internal/project"
+	"github.com/bootwell/bootwell/internal/store"
+)
+
+type publishFlags struct {
+	channel, note, keys string
+	dryRun, detailed    bool
+	pin                 bool
+}
+
+func newPublishCmd(s *cli.Session) *cobra.Command {
+	var f publishFlags
+	c := &cobra.Command{
+		Use: "publish", GroupID: "release", Args: cobra.NoArgs,
+		Short: "Sign and upload the project as a new release",
+		Long: `Makes an immutable, signed release of the project folder and points the channel
+at it. VMs take it at their next poll. Only content that the bucket lacks is
+uploaded. The same tree again is no new release. Nothing is visible to VMs
+before everything is in place. In a pipe, stdout is the release's name only.`,
+		Example: `  bootwell publish --dry-run          what would change, by role
+  bootwell publish -m "raise worker count"
+  r=$(bootwell publish)               r is then, for example, r43`,
+		RunE: func(c *cobra.Command, _ []string) error { return runPublish(c.Context(), s, f) },
+	}
+	c.Flags().StringVar(&f.channel, "channel", "stable", "the `channel` that VMs follow")
+	c.Flags().StringVarP(&f.note, "message", "m", "", "a `note` kept with the release")
+	c.Flags().StringVar(&f.keys, "keys", "", "`folder` of the signing keys (default: in the user's config folder)")
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "tell what would be published, change nothing")
+	c.Flags().BoolVar(&f.detailed, "detailed-exitcode", false, "exit with 2 when there is a new release (or would be)")
+	c.Flags().BoolVar(&f.pin, "pin-agent", false, "pin the agent that came with this bootwell in bootwell.lock; user-data changes")
+	return c
+}
+
+func runPublish(ctx context.Context, s *cli.Session, f publishFlags) error {
+	w, err := loadProject(s, true)
+	if err != nil {
+		return err
+	}
+	if f.pin {
+		if err := w.pinAgents(); err != nil {
+			return err
+		}
+	}
+	if err := w.connect(ctx); err != nil {
+		return err
+	}
+	p, err := w.publisher(f.keys)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	src := source(ctx, s, w.proj.Dir, f.note)
+	if err := s.Start(); err != nil {
+		return err
+	}
+	s.Tell(fmt.Sprintf("%s · %s · from %s", w.proj.Name, w.counts(), describe(src.Commit, src.Branch, src.Dirty)),
+		fmt.Sprintf("%s, from %s", w.counts(), describe(src.Commit, src.Branch, src.Dirty)))
+	res, err := w.store.Publish(ctx, p, store.PublishOptions{
+		Dir: w.proj.Dir, Ignore: w.proj.Ignore, Project: w.proj.Name, Channel: f.channel, Roles: w.roles, Source: src,
+		Agents: w.agents(), Owner: owner(s), DryRun: f.dryRun,
+		Progress: func(g store.Progress) {
+			s.Update("  %s %s", g.Phase, amount(g))
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("publish: %w", err)
+	}
+	if err := w.showPublished(res, p.Keys.Ops.Fingerprint(), f); err != nil {
+		return err
+	}
+	if f.detailed && res.New {
+		return cli.Silent(cli.ErrChanged)
+	}
+	return nil
+}
+
+func amount(g store.Progress) string {
+	switch {
+	case g.Total > 0:
+		return humanize.Bytes(uint64(g.Done)) + " of " + humanize.Bytes(uint64(g.Total))
+	case g.Objects > 0:
+		return cli.Plural(g.Objects, "object")
+	}
+	return ""
+}
+
+func (w *workspace) counts() string {
+	steps := 0
+	for _, r := range w.roles {
+		steps += len(r.Steps)
+	}
+	return cli.Plural(len(w.roles), "role") + ", " + cli.Plural(steps, "step")
+}
+
+func describe(commit, branch string, dirty bool) string {
+	if commit == "" {
+		return "a folder without git"
+	}
+	state := "clean"
+	if dirty {
+		state = "with uncommitted changes"
+	}
+	if branch == "" {
+		branch = "detached"
+	}
+	return fmt.Sprintf("%.7s (%s, %s)", commit, branch, state)
+}
+
+// showPublished tells the story on stderr and the release's name on stdout.
+func (w *workspace) showPublished(res store.Published, signer string, f publishFlags) error {
+	s := w.s
+	if err := w.roleEvents(res); err != nil {
+		return err
+	}
+	if s.Plain() {
+		w.plainRoles(res)
+	} else {
+		w.roleTable(res)
+	}
+	verb := "uploaded"
+	if f.dryRun {
+		verb = "would upload"
+	}
+	done := fmt.Sprintf("%s, %d already there, %s, %.1f s", cli.Plural(res.Uploaded, "object"), res.Present, humanize.Bytes(uint64(res.Bytes)), res.Seconds)
+	switch {
+	case !res.New:
+		s.Say("%s already holds exactly this: nothing to publish", res.Release)
+	case f.dryRun:
+		s.Tell("  "+s.Glyph("waiting")+" "+verb+"  "+done, verb+" "+done)
+		w.fileList(res.Files)
+		s.Say("Dry run: nothing was changed. It would be %s.", res.Release)
+	default:
+		s.Tell(fmt.Sprintf("  %s uploaded   %s", s.Glyph("ok"), done), "uploaded "+done+"; signed by "+signer)
+		s.Screen("  %s signed     %s", s.Glyph("ok"), signer)
+		s.Screen("")
+		s.Screen("Published %s (%s). VMs take it at their next poll.", res.Release, res.Digest.Short())
+		s.Screen("Next:  bootwell status")
+	}
+	if s.JSON {
+		return s.Event(map[string]any{"type": "result", "release": res.Release, "new": res.New, "dry_run": f.dryRun, "digest": res.Digest, "previous": res.Previous, "exit_code": 0})
+	}
+	if err := s.Event(map[string]any{"type": "result", "release": res.Release, "new": res.New, "dry_run": f.dryRun, "digest": res.Digest, "previous": res.Previous, "exit_code": 0}); err != nil {
+		return err
+	}
+	s.Printf("%s\n", res.Release)
+	return nil
+}
+
+func (w *workspace) roleEvents(res store.Published) error {
+	for _, r := range res.Roles {
+		if err := w.s.Event(map[string]any{"type": "role", "role": r.Role, "change": r.Change, "steps": r.Changed, "bytes": r.Bytes, "delta": r.Delta}); err != nil {
+			return err
+		}
+	}
+	return w.s.Event(map[string]any{"type": "upload", "objects": res.Uploaded, "present": res.Present, "bytes": res.Bytes, "seconds": res.Seconds})
+}
+
+func (w *workspace) plainRoles(res store.Published) {
+	for _, r := range res.Roles {
+		switch {
+		case r.Change == "same":
+		case len(r.Changed) > 0:
+			w.s.Say("%s %s: %s (+%s)", r.Role, r.Change, strings.Join(r.Changed, ", "), humanize.Bytes(uint64(r.Delta)))
+		default:
+			w.s.Say("%s %s", r.Role, r.Change)
+		}
+	}
+}
+
+func (w *workspace) roleTable(res store.Published) {
+	var b strings.Builder
+	than := "COMPARED WITH " + res.Previous
+	if res.Previous == "" {
+		than = "COMPARED WITH NOTHING"
+	}
+	t := tabwriter.NewWriter(&b, 0, 8, 3, ' ', 0)
+	fmt.Fprintf(t, "  ROLE\tSTEPS\t%s\tFILES\tTO FETCH\n", than)
+	for _, r := range res.Roles {
+		what := w.s.Glyph("changed") + " " + strings.Join(r.Changed, ", ")
+		if r.Change == "same" || len(r.Changed) == 0 {
+			what = map[string]string{"same": "= same", "new": "+ new", "removed": "- removed", "changed": "~ changed"}[r.Change]
+		}
+		if n := []rune(what); len(n) > 44 {
+			what = string(n[:43]) + "…"
+		}
+		fmt.Fprintf(t, "  %s\t%d\t%s\t%s\t%s\n", r.Role, r.Steps, what, humanize.Bytes(uint64(r.Bytes)), humanize.Bytes(uint64(r.Delta)))
+	}
+	t.Flush()
+	w.s.Screen("")
+	for _, line := range strings.Split(strings.TrimRight(b.String(), "\n"), "\n") {
+		w.s.Say("%s", line)
+	}
+	w.s.Screen("")
+}
+
+// fileList shows at most twenty paths of a dry run.
+func (w *workspace) fileList(c store.FileChanges) {
+	type entry struct{ sign, path string }
+	var all []entry
+	for _, p := range c.Added {
+		all = append(all, entry{"+", p})
+	}
+	for _, p := range c.Changed {
+		all = append(all, entry{"~", p})
+	}
+	for _, p := range c.Removed {
+		all = append(all, entry{"-", p})
+	}
+	sort.SliceStable(all, func(i, j int) bool { return all[i].path < all[j].path })
+	for i, e := range all {
+		if i == 20 {
+			w.s.Say("    and %d more files", len(all)-20)
+			break
+		}
+		w.s.Say("    %s %q", e.sign, e.path)
+	}
+}
+
+// pinAgents records the agents beside this command in bootwell.lock.
+func (w *workspace) pinAgents() error {
+	found := findAgents(w.s)
+	if len(found) == 0 {
+		return cli.Usage("no agent to pin: bootwell-agent-linux-amd64.xz is not beside this command", "build it with make build, install the bootwell package, or set BOOTWELL_AGENTS to its folder")
+	}
+	w.lock.Agents = digests(found)
+	return project.WriteLock(w.proj.Dir, w.lock)
+}
+
+func newResignCmd(s *cli.Session) *cobra.Command {
+	var keys string
+	c := &cobra.Command{
+		Use: "resign", GroupID: "release", Args: cobra.NoArgs,
+		Short: "Renew the signatures before they expire",
+		Long: `Signs the bucket's metadata again with a new expiry. VMs refuse expired metadata
+and keep what they have, so run it from CI now and then; publish does it too.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx := c.Context()
+			w, err := loadProject(s, false)
+			if err != nil {
+				return err
+			}
+			if err := w.connect(ctx); err != nil {
+				return err
+			}
+			p, err := w.publisher(keys)
+			if err != nil {
+				return err
+			}
+			defer w.close()
+			v, err := p.Resign(ctx)
+			if err != nil {
+				return fmt.Errorf("resign: %w", err)
+			}
+			if s.JSON {
+				return s.Event(map[string]any{"type": "result", "expires": v.Expires.UTC(), "exit_code": 0})
+			}
+			s.Printf("signatures are good until %s\n", v.Expires.UTC().Format("2006-01-02 15:04 MST"))
+			return nil
+		},
+	}
+	c.Flags().StringVar(&keys, "keys", "", "`folder` of the signing keys")
+	return c
+}

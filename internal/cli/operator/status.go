@@ -1,0 +1,369 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/cli"
+	"github.com/bootwell/bootwell/internal/fleet"
+	"github.com/bootwell/bootwell/internal/release"
+	"github.com/bootwell/bootwell/internal/trust"
+)
+
+type statusFlags struct {
+	filter     fleet.Filter
+	vms, check bool
+	plain      bool
+	channel    string
+}
+
+func newStatusCmd(s *cli.Session) *cobra.Command {
+	var f statusFlags
+	c := &cobra.Command{
+		Use: "status [VM]", GroupID: "fleet", Args: cobra.MaximumNArgs(1),
+		Short: "Show the state of all VMs, or of one",
+		Long: `Reads the VMs' reports from the bucket: counts by role, failures that are alike in
+one line, VMs that have gone silent. Only reports that changed since the last
+time are fetched.`,
+		Example: `  bootwell status
+  bootwell status --vms --state failed
+  bootwell status i-0f3a91            one VM: its steps, checks and runs
+  bootwell status --check             for CI and Nagios: exit 0 or 3`,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				return runStatusVM(c.Context(), s, args[0])
+			}
+			return runStatus(c.Context(), s, f)
+		},
+	}
+	fl := c.Flags()
+	fl.StringVar(&f.filter.Role, "role", "", "only VMs of this `role`")
+	fl.StringVar(&f.filter.State, "state", "", "only VMs in this `state`: ok, changed, applying, drifted, failed, stale, held")
+	fl.StringVar(&f.filter.Release, "release", "", "only VMs that have this `release`")
+	fl.BoolVar(&f.vms, "vms", false, "one line for each VM")
+	fl.BoolVar(&f.check, "check", false, "exit with 3 if a VM is failed, stale or unreadable")
+	fl.BoolVar(&f.plain, "plain", false, "with --vms: tab-separated, no header")
+	fl.StringVar(&f.channel, "channel", "stable", "the `channel` shown in the first line")
+	return c
+}
+
+var states = []string{release.StateOK, release.StateChanged, release.StateApplying, release.StateDrifted, release.StateFailed, release.StateStale, release.StateHeld}
+
+func runStatus(ctx context.Context, s *cli.Session, f statusFlags) error {
+	if f.filter.State != "" && !slices.Contains(states, f.filter.State) {
+		return cli.Usage(fmt.Sprintf("--state %q is not a state", f.filter.State), "states: "+strings.Join(states, ", "))
+	}
+	began := time.Now()
+	w, err := loadProject(s, false)
+	if err != nil {
+		return err
+	}
+	if err := w.connect(ctx); err != nil {
+		return err
+	}
+	defer func() { w.close() }()
+	ch, err := w.channelNow(ctx, f.channel)
+	if err != nil {
+		return err
+	}
+	st, err := w.collect(ctx, f.filter)
+	if err != nil {
+		return err
+	}
+	if st.Total == 0 && f.filter != (fleet.Filter{}) {
+		return cli.NoMatch("no VM matches that filter")
+	}
+	if err := w.showStatus(st, ch, f, time.Since(began)); err != nil {
+		return err
+	}
+	if f.check && !st.Healthy() {
+		return cli.Silent(cli.ErrUnhealthy)
+	}
+	return nil
+}
+
+// channelNow returns the release the channel names; a project without one yet
+// still has a status.
+func (w *workspace) channelNow(ctx context.Context, name string) (*release.Channel, error) {
+	v, err := w.view(ctx)
+	if errors.Is(err, trust.ErrNoRelease) {
+		return nil, nil
+	}
+	if errors.Is(err, trust.ErrExpired) {
+		w.s.Say("  %s %v; run: bootwell resign", w.s.Glyph("warning"), err)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	ch, err := w.store.Channel(ctx, v, w.proj.Name, name)
+	if errors.Is(err, trust.ErrNoRelease) {
+		return nil, nil
+	}
+	return ch, err
+}
+
+func (w *workspace) collect(ctx context.Context, f fleet.Filter) (*fleet.Status, error) {
+	c := fleet.Collector{Now: time.Now(), Filter: f}
+	n := 0
+	for e, err := range w.store.Reports(ctx, filepath.Join(cacheDir(w.s), "reports", w.lock.Root.Hex())) {
+		if err != nil {
+			return nil, fmt.Errorf("read reports: %w", err)
+		}
+		c.Add(e)
+		n++
+		w.s.Update("  read %s", cli.Plural(n, "report"))
+	}
+	return c.Status(), nil
+}
+
+func (w *workspace) showStatus(st *fleet.Status, ch *release.Channel, f statusFlags, took time.Duration) error {
+	s := w.s
+	if f.vms {
+		return showVMs(s, st, f.plain)
+	}
+	doc := struct {
+		Project string `json:"project"`
+		Channel string `json:"channel"`
+		Release string `json:"release,omitempty"`
+		*fleet.Status
+	}{w.proj.Name, f.channel, "", st}
+	head := "nothing published"
+	if ch != nil {
+		doc.Release, head = ch.Release, ch.Name+" "+ch.Release
+	}
+	if err := s.Event(doc); err != nil || s.JSON {
+		return err
+	}
+	s.Printf("%s · %s · %s · read in %.1f s\n", w.proj.Name, head, cli.Plural(st.Total, "VM"), took.Seconds())
+	if st.Total == 0 && len(st.Unread) == 0 {
+		s.Say("No VM has reported yet.")
+		s.Say("Next:  bootwell user-data ROLE   and give that text to a VM")
+		return nil
+	}
+	s.Printf("\n%s", roleCounts(st))
+	showTrouble(s, st)
+	switch {
+	case len(st.Failures) > 0:
+		s.Screen("\nNext:  bootwell status --vms --state failed · bootwell logs %s", st.Failures[0].Example)
+	case len(st.Stale) > 0:
+		s.Screen("\nNext:  bootwell status %s", st.Stale[0].Name)
+	}
+	return nil
+}
+
+func roleCounts(st *fleet.Status) string {
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', tabwriter.AlignRight)
+	shown := []string{release.StateOK, release.StateChanged, release.StateApplying, release.StateFailed, release.StateStale}
+	for _, extra := range []string{release.StateDrifted, release.StateHeld} {
+		for _, r := range st.Roles {
+			if r.States[extra] > 0 && !slices.Contains(shown, extra) {
+				shown = append(shown, extra)
+			}
+		}
+	}
+	fmt.Fprintf(t, "ROLE\tVMS\t%s\tSEEN LAST\t  RELEASES\t\n", strings.ToUpper(strings.Join(shown, "\t")))
+	for _, r := range st.Roles {
+		fmt.Fprintf(t, "%s\t%d\t", dash(r.Role), r.VMs)
+		for _, x := range shown {
+			fmt.Fprintf(t, "%d\t", r.States[x])
+		}
+		var rel []string
+		for i, c := range r.Releases {
+			if i == 3 {
+				rel = append(rel, "…")
+				break
+			}
+			rel = append(rel, fmt.Sprintf("%s %d", dash(c.Release), c.VMs))
+		}
+		fmt.Fprintf(t, "%s\t  %s\t\n", age(st.Generated.Sub(r.Oldest)), strings.Join(rel, ", "))
+	}
+	t.Flush()
+	return b.String()
+}
+
+// age is a short form of a length of time: "12 m", "3 h 12 m", "4 d".
+func age(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "0 s"
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%d m", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%d h %d m", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return fmt.Sprintf("%d d", int(d.Hours()/24))
+}
+
+func showTrouble(s *cli.Session, st *fleet.Status) {
+	if len(st.Failures) > 0 {
+		s.Printf("\nFAILED, grouped\n")
+		for i, f := range st.Failures {
+			if i == 20 {
+				s.Printf("  and %d more groups\n", len(st.Failures)-20)
+				break
+			}
+			what := f.Reason
+			if f.Step != "" {
+				what = f.Step + ": " + f.Reason
+			}
+			s.Printf("  %3d  %s  %s  %s\n", f.Count, f.Role, f.Release, what)
+		}
+	}
+	if len(st.Stale) > 0 {
+		s.Printf("\nSTALE: no report for longer than a heartbeat\n")
+		for i, v := range st.Stale {
+			if i == 20 {
+				s.Printf("  and %d more: bootwell status --vms --state stale\n", len(st.Stale)-20)
+				break
+			}
+			s.Printf("  %s  %s  %s\n", v.Name, v.Role, age(st.Generated.Sub(v.Seen)))
+		}
+	}
+	if len(st.Unread) > 0 {
+		s.Printf("\nUNREADABLE: %s\n", cli.Plural(len(st.Unread), "report"))
+		for i, u := range st.Unread {
+			if i == 5 {
+				break
+			}
+			s.Printf("  %s  %s\n", u.VM, u.Error)
+		}
+	}
+	for _, w := range st.Warnings {
+		s.Say("  %s %s", s.Glyph("warning"), w)
+	}
+}
+
+func showVMs(s *cli.Session, st *fleet.Status, plain bool) error {
+	if s.JSON {
+		for _, v := range st.VMs {
+			if err := s.Event(v); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
+	line := func(cols ...string) {
+		if plain {
+			b.WriteString(strings.Join(cols, "\t") + "\n")
+			return
+		}
+		fmt.Fprintln(t, strings.Join(cols, "\t"))
+	}
+	if !plain {
+		line("VM", "ROLE", "STATE", "RELEASE", "PLATFORM", "SEEN", "REASON")
+	}
+	for _, v := range st.VMs {
+		why := v.Reason
+		if v.Step != "" {
+			why = v.Step + ": " + why
+		}
+		line(v.Name, dash(v.Role), v.State, dash(v.Release), dash(v.Platform), age(st.Generated.Sub(v.Seen)), why)
+	}
+	t.Flush()
+	s.Printf("%s", b.String())
+	return nil
+}
+
+func runStatusVM(ctx context.Context, s *cli.Session, name string) error {
+	if !release.ValidVM(name) {
+		return cli.Usage(fmt.Sprintf("%q cannot be a VM's name", name), "see them with: bootwell status --vms")
+	}
+	w, err := loadProject(s, false)
+	if err != nil {
+		return err
+	}
+	if err := w.connect(ctx); err != nil {
+		return err
+	}
+	r, err := w.store.Report(ctx, name)
+	if errors.Is(err, bucket.ErrNotExist) {
+		return cli.Hint(cli.NoMatch("no VM called %s has reported", name), "see them with: bootwell status --vms")
+	}
+	if err != nil {
+		return fmt.Errorf("read report of %s: %w", name, err)
+	}
+	if s.JSON {
+		return s.Event(r)
+	}
+	cli.ShowReport(s, r, time.Now())
+	return nil
+}
+
+func newLogsCmd(s *cli.Session) *cobra.Command {
+	var run string
+	c := &cobra.Command{
+		Use: "logs VM", GroupID: "fleet", Args: exactly(1, "the name of one VM"),
+		Short: "Show the log of a VM's last run that changed something or failed",
+		Example: `  bootwell logs i-0f3a91
+  bootwell logs i-0f3a91 --run 7f3c     an earlier run, see: bootwell status i-0f3a91`,
+		RunE: func(c *cobra.Command, args []string) error { return runLogs(c.Context(), s, args[0], run) },
+	}
+	c.Flags().StringVar(&run, "run", "", "`id` of the run")
+	return c
+}
+
+func runLogs(ctx context.Context, s *cli.Session, name, run string) error {
+	if !release.ValidVM(name) {
+		return cli.Usage(fmt.Sprintf("%q cannot be a VM's name", name), "see them with: bootwell status --vms")
+	}
+	w, err := loadProject(s, false)
+	if err != nil {
+		return err
+	}
+	if err := w.connect(ctx); err != nil {
+		return err
+	}
+	r, err := w.store.Report(ctx, name)
+	if errors.Is(err, bucket.ErrNotExist) {
+		return cli.Hint(cli.NoMatch("no VM called %s has reported", name), "see them with: bootwell status --vms")
+	}
+	if err != nil {
+		return fmt.Errorf("read report of %s: %w", name, err)
+	}
+	b, found := pickLog(r, run)
+	if !found {
+		if run != "" {
+			return cli.Hint(cli.NoMatch("%s has no log of a run %s in the bucket", name, run), "runs: bootwell status %s; the VM itself keeps more: bootwell-agent logs", name)
+		}
+		return cli.Hint(cli.NoMatch("%s has sent no log", name), "logs are sent when a run changes something or fails; on the VM: bootwell-agent logs")
+	}
+	text, err := w.store.RunLog(ctx, name, b.Log)
+	if err != nil {
+		return fmt.Errorf("read log of %s: %w", name, err)
+	}
+	if s.JSON {
+		return s.Event(map[string]any{"vm": name, "run": b.ID, "release": b.Release, "result": b.Result, "started": b.Started, "log": cli.CleanText(text)})
+	}
+	s.Say("run %s of %s: %s %s, %s", b.ID, name, b.Release, b.Result, b.Started.UTC().Format(time.RFC3339))
+	s.Printf("%s", cli.CleanText(text))
+	return nil
+}
+
+// pickLog finds the newest run with a log, or the one whose id starts with run.
+func pickLog(r *release.Report, run string) (release.RunBrief, bool) {
+	var all []release.RunBrief
+	if r.Run != nil {
+		all = append(all, r.Run.Brief())
+	}
+	for _, b := range append(all, r.History...) {
+		if b.Log != "" && strings.HasPrefix(b.ID, run) {
+			return b, true
+		}
+	}
+	return release.RunBrief{}, false
+}

@@ -1,0 +1,295 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+	"golang.org/x/term"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/cli"
+	"github.com/bootwell/bootwell/internal/project"
+	"github.com/bootwell/bootwell/internal/release"
+	"github.com/bootwell/bootwell/internal/store"
+	"github.com/bootwell/bootwell/internal/trust"
+)
+
+// A workspace is a project on the operator's machine: its file, its lock file
+// and, once connected, its bucket.
+type workspace struct {
+	s     *cli.Session
+	proj  *project.Project
+	roles map[string]release.Role
+	lock  project.Lock
+	url   string
+	b     bucket.Bucket
+	store *store.Store
+	close func()
+}
+
+// loadProject reads and checks the project file, and shows what is wrong with
+// it. Warnings are shown only if asked for.
+func loadProject(s *cli.Session, warn bool) (*workspace, error) {
+	at := s.Dir
+	if s.File != "" {
+		at = s.File
+	}
+	p, err := project.Load(at)
+	var diags project.Diagnostics
+	switch {
+	case errors.As(err, &diags):
+		return nil, showDiagnostics(s, diags, warn)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, cli.Usage(err.Error(), "start a project with: bootwell init")
+	case err != nil:
+		return nil, err
+	}
+	if err := showDiagnostics(s, p.Warnings(), warn); err != nil {
+		return nil, err
+	}
+	roles, _ := p.Resolve()
+	w := &workspace{s: s, proj: p, roles: roles, url: p.Bucket, close: func() {}}
+	w.lock, err = project.ReadLock(p.Dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, cli.Usage(err.Error(), "bootwell.lock is written by bootwell init and kept in git")
+	}
+	return w, nil
+}
+
+// connect opens the bucket. The project must have been initialised.
+func (w *workspace) connect(ctx context.Context) error {
+	if w.lock.Root.IsZero() {
+		return fmt.Errorf("read %s: %w", project.LockName, trust.ErrNotInit)
+	}
+	return w.open(ctx)
+}
+
+func (w *workspace) open(ctx context.Context) error {
+	b, err := w.s.Open(ctx, w.url)
+	if err != nil {
+		return fmt.Errorf("open bucket %s: %w", w.proj.Bucket, err)
+	}
+	w.b = b
+	w.store = &store.Store{Bucket: b, Log: w.s.Logger()}
+	return nil
+}
+
+// client returns the verifying client with its durable state. When another
+// command of this user has that state in use, this one verifies from the
+// anchor in a folder of its own.
+func (w *workspace) client() (*trust.Client, error) {
+	dir := filepath.Join(stateDir(w.s), "trust", w.lock.Root.Hex())
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make state folder: %w", err)
+	}
+	l := flock.New(filepath.Join(dir, "lock"))
+	if ok, err := l.TryLock(); err != nil || !ok {
+		tmp, err := os.MkdirTemp("", "bootwell-trust-")
+		if err != nil {
+			return nil, fmt.Errorf("make state folder: %w", err)
+		}
+		dir = tmp
+		w.close = func() { os.RemoveAll(tmp) }
+	} else {
+		w.close = func() { l.Unlock() }
+	}
+	return &trust.Client{Bucket: w.b, Dir: filepath.Join(dir, "state"), Anchor: w.lock.Root, Now: time.Now, Log: w.s.Logger()}, nil
+}
+
+// view refreshes and returns the verified state of the bucket.
+func (w *workspace) view(ctx context.Context) (*trust.View, error) {
+	c, err := w.client()
+	if err != nil {
+		return nil, err
+	}
+	v, err := c.Refresh(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("verify %s: %w", w.proj.Bucket, err)
+	}
+	for _, x := range v.Warn {
+		w.s.Say("  %s %s", w.s.Glyph("warning"), x)
+	}
+	return v, nil
+}
+
+// publisher returns the signing side, with this user's keys.
+func (w *workspace) publisher(keyDir string) (*trust.Publisher, error) {
+	keys, err := loadKeys(w.s, w.keyDir(keyDir))
+	if err != nil {
+		return nil, err
+	}
+	c, err := w.client()
+	if err != nil {
+		return nil, err
+	}
+	return &trust.Publisher{Client: c, Keys: keys, Now: time.Now, Log: w.s.Logger()}, nil
+}
+
+func (w *workspace) keyDir(flag string) string {
+	if flag != "" {
+		return flag
+	}
+	return filepath.Join(configDir(w.s), "keys", w.proj.Name)
+}
+
+// Names of the key files of a project.
+const (
+	opsKey    = "ops"
+	onlineKey = "online"
+)
+
+func loadKeys(s *cli.Session, dir string) (trust.Keys, error) {
+	ask := once(passphrase(s))
+	ops, err := trust.LoadKey(dir, opsKey, ask)
+	if err != nil {
+		return trust.Keys{}, cli.Hint(err, "the signing keys of a project are made by bootwell init; another machine needs a copy of that folder, or --keys DIR")
+	}
+	online, err := trust.LoadKey(dir, onlineKey, ask)
+	return trust.Keys{Ops: ops, Online: online}, err
+}
+
+// once asks for one passphrase and uses it for all key files.
+func once(p trust.Passphrase) trust.Passphrase {
+	var got []byte
+	return func(name string) ([]byte, error) {
+		if got != nil {
+			return got, nil
+		}
+		var err error
+		got, err = p(name)
+		return got, err
+	}
+}
+
+// passphrase takes it from the environment, a file, or a terminal.
+func passphrase(s *cli.Session) trust.Passphrase {
+	return func(name string) ([]byte, error) {
+		if v := s.Getenv("BOOTWELL_PASSPHRASE"); v != "" {
+			return []byte(v), nil
+		}
+		if f := s.Getenv("BOOTWELL_PASSPHRASE_FILE"); f != "" {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				return nil, fmt.Errorf("read passphrase: %w: %w", err, trust.ErrKey)
+			}
+			return []byte(strings.TrimRight(string(b), "\r\n")), nil
+		}
+		in, ok := s.Stdin.(*os.File)
+		if !ok || !s.Interactive() {
+			return nil, cli.Hint(fmt.Errorf("key %s needs a passphrase: %w", name, trust.ErrKey),
+				"nobody is here to ask: set BOOTWELL_PASSPHRASE or BOOTWELL_PASSPHRASE_FILE")
+		}
+		fmt.Fprintf(s.Stderr, "Passphrase for the keys of this project: ")
+		b, err := term.ReadPassword(int(in.Fd()))
+		fmt.Fprintln(s.Stderr)
+		if err != nil {
+			return nil, fmt.Errorf("read passphrase: %w: %w", err, trust.ErrKey)
+		}
+		return b, nil
+	}
+}
+
+func xdg(s *cli.Session, env, def string) string {
+	if d := s.Getenv(env); filepath.IsAbs(d) {
+		return filepath.Join(d, "bootwell")
+	}
+	home := s.Getenv("HOME")
+	if home == "" {
+		home, _ = os.UserHomeDir()
+	}
+	return filepath.Join(home, def, "bootwell")
+}
+
+func configDir(s *cli.Session) string { return xdg(s, "XDG_CONFIG_HOME", ".config") }
+func stateDir(s *cli.Session) string  { return xdg(s, "XDG_STATE_HOME", ".local/state") }
+func cacheDir(s *cli.Session) string  { return xdg(s, "XDG_CACHE_HOME", ".cache") }
+
+// source asks git where the tree comes from. Without git or a repository the
+// release just does not know its commit.
+func source(ctx context.Context, s *cli.Session, dir, note string) release.Source {
+	src := release.Source{Time: time.Now().UTC().Truncate(time.Second), By: owner(s), Note: note, Tool: s.Version}
+	git := func(args ...string) (string, bool) {
+		c := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...)
+		out, err := c.Output()
+		return strings.TrimSpace(string(out)), err == nil
+	}
+	commit, ok := git("rev-parse", "--verify", "HEAD")
+	if !ok {
+		return src
+	}
+	src.Commit = commit
+	src.Branch, _ = git("symbolic-ref", "--short", "-q", "HEAD")
+	changes, _ := git("status", "--porcelain", "--", ".")
+	src.Dirty = changes != ""
+	return src
+}
+
+// owner names who publishes, for people who read it elsewhere.
+func owner(s *cli.Session) string {
+	name := s.Getenv("BOOTWELL_BY")
+	if name != "" {
+		return name
+	}
+	name = "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return name
+	}
+	return name + "@" + host
+}
+
+// agents returns the agent binaries that the lock pins, with their files
+// where they are on this machine.
+func (w *workspace) agents() []store.Agent {
+	found := findAgents(w.s)
+	var list []store.Agent
+	for arch, d := range w.lock.Agents {
+		a := store.Agent{Arch: arch, Digest: d}
+		if f, ok := found[arch]; ok && f.Digest == d {
+			a.Path = f.Path
+		}
+		list = append(list, a)
+	}
+	return list
+}
+
+// findAgents looks for bootwell-agent-linux-<arch>.xz beside this command and
+// where packages put it; BOOTWELL_AGENTS names another folder.
+func findAgents(s *cli.Session) map[string]store.Agent {
+	var dirs []string
+	if d := s.Getenv("BOOTWELL_AGENTS"); d != "" {
+		dirs = append(dirs, d)
+	}
+	if exe, err := os.Executable(); err == nil {
+		if real, err := filepath.EvalSymlinks(exe); err == nil {
+			exe = real
+		}
+		dirs = append(dirs, filepath.Dir(exe), filepath.Join(filepath.Dir(exe), "..", "lib", "bootwell"))
+	}
+	dirs = append(dirs, "/usr/lib/bootwell")
+	found := map[string]store.Agent{}
+	for _, arch := range []string{"amd64", "arm64"} {
+		for _, d := range dirs {
+			p := filepath.Join(d, "bootwell-agent-linux-"+arch+".xz")
+			b, err := os.ReadFile(p)
+			if err != nil {
+				continue
+			}
+			found[arch] = store.Agent{Arch: arch, Path: p, Digest: release.DigestOf(b)}
+			break
+		}
+	}
+	return found
+}

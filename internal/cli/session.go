@@ -1,0 +1,363 @@
+// Package cli is what the commands of bootwell share: streams and global
+// flags, the way results, stories and errors are shown, and the exit codes.
+// The commands themselves are in the packages operator and vm below it.
+//
+// stdout carries the result, stderr the story. With --json, stdout carries
+// JSON only.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+)
+
+// Modes of showing progress.
+const (
+	ProgressAuto  = "auto"
+	ProgressTTY   = "tty"
+	ProgressPlain = "plain"
+	ProgressJSON  = "json"
+	ProgressQuiet = "quiet"
+)
+
+// A Session is one invocation of a command. Main fills the streams, the
+// environment and the wiring; flags are filled when the command line is read.
+type Session struct {
+	Tool    string // bootwell or bootwell-agent
+	Version string
+	Stdin   io.Reader
+	Stdout  io.Writer
+	Stderr  io.Writer
+	Getenv  func(string) string
+	Open    bucket.Opener
+
+	Dir      string // -C
+	File     string // -f
+	JSON     bool
+	JSONInto string
+	Progress string
+	Quiet    bool
+	Verbose  bool
+	NoColor  bool
+	Yes      bool
+	Timeout  time.Duration
+
+	command string // name of the running command, for plain lines
+	mode    string // resolved from Progress
+	color   bool
+	utf8    bool
+	into    *os.File
+	drawn   time.Time
+	line    bool // an unfinished progress line is on the screen
+	silent  bool // the error was shown already
+}
+
+// NewSession returns a session on the process's own streams.
+func NewSession(tool, version string, open bucket.Opener) *Session {
+	return &Session{Tool: tool, Version: version, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Open: open}
+}
+
+// AddFlags adds the global flags to root. Each has an environment variable
+// BOOTWELL_<FLAG>; the flag wins.
+func (s *Session) AddFlags(root *cobra.Command) {
+	f := root.PersistentFlags()
+	f.BoolVar(&s.JSON, "json", false, "print JSON on stdout, and nothing else there")
+	f.StringVar(&s.JSONInto, "json-into", "", "also write the JSON to this `file`")
+	f.StringVar(&s.Progress, "progress", ProgressAuto, "how to show the story: auto, tty, plain, json or quiet (`mode`)")
+	f.BoolVarP(&s.Quiet, "quiet", "q", false, "print the result only")
+	f.BoolVarP(&s.Verbose, "verbose", "v", false, "tell more on stderr")
+	f.BoolVar(&s.NoColor, "no-color", false, "no colour (also NO_COLOR)")
+	f.BoolVar(&s.Yes, "yes", false, "do not ask, answer yes")
+	f.DurationVar(&s.Timeout, "timeout", 0, "give up after this `duration`, with exit code 124")
+}
+
+// Run executes root with args and returns the exit code. It traps panics,
+// Ctrl-C and SIGTERM, applies --timeout, and shows the error, once.
+func (s *Session) Run(root *cobra.Command, args []string) (code int) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	defer func() {
+		if p := recover(); p != nil {
+			fmt.Fprintf(s.Stderr, "%s: internal error: %v\nThis is a bug in bootwell. Please report it with these lines:\n%s\n", s.Tool, p, debug.Stack())
+			code = ExitInternal
+		}
+	}()
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.SetArgs(args)
+	root.SetIn(s.Stdin)
+	root.SetOut(s.Stdout)
+	root.SetErr(s.Stderr)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return Usage(err.Error(), "see: "+c.CommandPath()+" --help")
+	})
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error { return s.begin(c) }
+	var cancel context.CancelFunc = func() {}
+	s.command = ""
+	root.SetContext(ctx)
+	err := s.execute(ctx, root, &cancel)
+	cancel()
+	if ctx.Err() != nil && err != nil && !errors.Is(err, errTimeout) {
+		err = fmt.Errorf("%w: %w", ErrInterrupted, err)
+	}
+	s.endLine()
+	code = s.finish(err)
+	if s.into != nil {
+		if cerr := s.into.Close(); cerr != nil && code == 0 {
+			fmt.Fprintf(s.Stderr, "error: write %s: %v\n", s.JSONInto, cerr)
+			code = ExitFailed
+		}
+	}
+	return code
+}
+
+func (s *Session) execute(ctx context.Context, root *cobra.Command, cancel *context.CancelFunc) error {
+	pre := root.PersistentPreRunE
+	root.PersistentPreRunE = func(c *cobra.Command, a []string) error {
+		if err := pre(c, a); err != nil {
+			return err
+		}
+		if s.Timeout > 0 {
+			var tctx context.Context
+			tctx, *cancel = context.WithTimeoutCause(ctx, s.Timeout, errTimeout)
+			c.SetContext(tctx)
+		}
+		return nil
+	}
+	c, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return nil
+	}
+	if c != nil && c.Context() != nil && errors.Is(context.Cause(c.Context()), errTimeout) {
+		return fmt.Errorf("%w of %s: %w", errTimeout, s.Timeout, err)
+	}
+	if msg := err.Error(); strings.HasPrefix(msg, "unknown command") || strings.Contains(msg, "arg(s)") || strings.HasPrefix(msg, "required flag") {
+		return Usage(strings.ReplaceAll(strings.TrimSpace(msg), "\n", " "), "see: "+c.CommandPath()+" --help")
+	}
+	return err
+}
+
+// begin reads flags from the environment and decides how to show things.
+func (s *Session) begin(c *cobra.Command) error {
+	s.command = strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" ")
+	var bad error
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		env := "BOOTWELL_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		if v := s.Getenv(env); v != "" && !f.Changed && bad == nil && f.Name != "help" {
+			if err := f.Value.Set(v); err != nil {
+				bad = Usage(fmt.Sprintf("%s=%q: %v", env, v, err), "unset it or give it a value that --"+f.Name+" takes")
+			}
+		}
+	})
+	if bad != nil {
+		return bad
+	}
+	if s.JSONInto != "" {
+		f, err := os.Create(s.JSONInto)
+		if err != nil {
+			return Usage(fmt.Sprintf("--json-into: %v", err), "give the path of a file that can be written")
+		}
+		s.into = f
+	}
+	return s.chooseMode()
+}
+
+func (s *Session) chooseMode() error {
+	tty := isTerminal(s.Stderr) && s.Getenv("TERM") != "dumb" && s.Getenv("CI") == ""
+	switch s.Progress {
+	case ProgressAuto, "":
+		s.mode = ProgressPlain
+		if tty {
+			s.mode = ProgressTTY
+		}
+	case ProgressTTY, ProgressPlain, ProgressQuiet:
+		s.mode = s.Progress
+	case ProgressJSON:
+		s.mode, s.JSON = ProgressQuiet, true
+	default:
+		return Usage(fmt.Sprintf("--progress %q is not known", s.Progress), "use auto, tty, plain, json or quiet")
+	}
+	if s.Quiet {
+		s.mode = ProgressQuiet
+	}
+	force := s.Getenv("CLICOLOR_FORCE") != "" || s.Getenv("FORCE_COLOR") != ""
+	s.color = (tty || force) && !s.NoColor && s.Getenv("NO_COLOR") == "" && s.mode == ProgressTTY
+	loc := s.Getenv("LC_ALL") + s.Getenv("LC_CTYPE") + s.Getenv("LANG")
+	s.utf8 = strings.Contains(strings.ToLower(loc), "utf-8") || strings.Contains(strings.ToLower(loc), "utf8")
+	return nil
+}
+
+func isTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// Interactive reports whether somebody is there to answer a question.
+func (s *Session) Interactive() bool {
+	return isTerminal(s.Stdin) && isTerminal(s.Stderr) && s.Getenv("CI") == "" && !s.JSON
+}
+
+// Plain reports whether the story goes to a pipe or log rather than a screen.
+func (s *Session) Plain() bool { return s.mode == ProgressPlain }
+
+// Printf writes to stdout: the result.
+func (s *Session) Printf(format string, a ...any) {
+	s.endLine()
+	fmt.Fprintf(s.Stdout, format, a...)
+}
+
+// Say writes one line of the story to stderr; in plain mode with the
+// command's name before it. An empty line is only for screens.
+func (s *Session) Say(format string, a ...any) {
+	if s.mode == ProgressQuiet {
+		return
+	}
+	s.endLine()
+	line := fmt.Sprintf(format, a...)
+	if s.mode == ProgressPlain {
+		if line = strings.TrimSpace(line); line == "" {
+			return
+		}
+		line = s.command + ": " + line
+	}
+	fmt.Fprintln(s.Stderr, line)
+}
+
+// Screen writes lines that only a screen needs.
+func (s *Session) Screen(format string, a ...any) {
+	if s.mode == ProgressTTY {
+		s.Say(format, a...)
+	}
+}
+
+// Tell shows text on a screen and plain in a pipe.
+func (s *Session) Tell(screen, plain string) {
+	if s.mode == ProgressTTY {
+		s.Say("%s", screen)
+	} else {
+		s.Say("%s", plain)
+	}
+}
+
+// Update draws text over the unfinished last line of a screen, at most ten
+// times a second. Pipes never see it.
+func (s *Session) Update(format string, a ...any) {
+	if s.mode != ProgressTTY || time.Since(s.drawn) < 100*time.Millisecond {
+		return
+	}
+	s.drawn = time.Now()
+	text := fmt.Sprintf(format, a...)
+	if w := s.width(); len([]rune(text)) > w-1 {
+		text = string([]rune(text)[:w-1])
+	}
+	fmt.Fprintf(s.Stderr, "\r\x1b[K%s", text)
+	s.line = true
+}
+
+func (s *Session) endLine() {
+	if s.line {
+		fmt.Fprint(s.Stderr, "\r\x1b[K")
+		s.line = false
+	}
+}
+
+func (s *Session) width() int {
+	if f, ok := s.Stderr.(*os.File); ok {
+		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 20 {
+			return w
+		}
+	}
+	return 80
+}
+
+// Event writes v as one line of JSON when --json or --json-into asks for it.
+func (s *Session) Event(v any) error {
+	if !s.JSON && s.into == nil {
+		return nil
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode JSON: %w", err)
+	}
+	b = append(b, '\n')
+	if s.JSON {
+		if _, err := s.Stdout.Write(b); err != nil {
+			return fmt.Errorf("write stdout: %w", err)
+		}
+	}
+	if s.into != nil {
+		if _, err := s.into.Write(b); err != nil {
+			return fmt.Errorf("write %s: %w", s.JSONInto, err)
+		}
+	}
+	return nil
+}
+
+// Start writes the first line of a JSON stream.
+func (s *Session) Start() error {
+	return s.Event(map[string]any{"type": "version", "schema": "1.0", "tool": s.Tool, "tool_version": s.Version})
+}
+
+// Glyphs by meaning; the second form is for locales without UTF-8.
+var glyphs = map[string][2]string{
+	"ok": {"✔", "ok"}, "failed": {"✖", "x"}, "changed": {"~", "~"}, "unchanged": {"=", "="}, "skipped": {"–", "-"},
+	"warning": {"!", "!"}, "restarted": {"↻", "r"}, "waiting": {"·", "."},
+}
+
+// Glyph returns the sign for a result, coloured on a screen. The colour only
+// repeats what the sign says.
+func (s *Session) Glyph(name string) string {
+	g := glyphs[name][1]
+	if s.utf8 {
+		g = glyphs[name][0]
+	}
+	colors := map[string]string{"ok": "32", "failed": "31", "changed": "33", "warning": "33"}
+	if c := colors[name]; c != "" && s.color {
+		return "\x1b[" + c + "m" + g + "\x1b[0m"
+	}
+	return g
+}
+
+// Color reports whether coloured text may be written to stderr.
+func (s *Session) Color() bool { return s.color }
+
+// Logger returns the log for libraries: warnings, and everything with -v.
+func (s *Session) Logger() *slog.Logger {
+	level := slog.LevelWarn
+	if s.Verbose {
+		level = slog.LevelDebug
+	}
+	if s.mode == ProgressQuiet && !s.Verbose {
+		level = slog.LevelError
+	}
+	return slog.New(slog.NewTextHandler(s.Stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+}
+
+// Plural returns "1 object" or "3 objects".
+func Plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return strconv.Itoa(n) + " " + noun + "s"
+}
