@@ -10,8 +10,14 @@ package trust
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"time"
+
+	"github.com/gofrs/flock"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/release"
@@ -30,32 +36,21 @@ var (
 	ErrInit      = errors.New("bucket holds a project already")
 )
 
-// A Target is what the signed metadata say of one named blob.
-type Target struct {
-	Name   string // such as releases/r43.json
-	Size   int64
-	Digest release.Digest
-}
+// When a [Client.Poll] asks for a Refresh although timestamp.json is as it was.
+const (
+	rootInterval = time.Hour      // since the last look for a new root
+	nearExpiry   = 24 * time.Hour // before the first metadata expires
+)
 
 // A Client verifies a project's metadata on a VM or for an operator. Its
-// durable state lives in Dir. It is not safe for concurrent use: the caller
-// holds the agent's lock.
+// durable state lives in Dir. One Client is not safe for concurrent use;
+// Clients of several processes on one Dir are, they take turns.
 type Client struct {
 	Bucket bucket.Bucket
-	Dir    string         // durable: two generations of verified metadata, floor.json
+	Dir    string         // durable: two generations of verified metadata, cur, floor.json
 	Anchor release.Digest // of 1.root.json
 	Now    func() time.Time
 	Log    *slog.Logger
-}
-
-// A View is one verified, consistent state of the metadata.
-type View struct {
-	Timestamp int64     // version of timestamp.json
-	Expires   time.Time // the earliest expiry in the chain
-	Warn      []string  // such as "metadata expires in 9 days: run bootwell resign"
-	// unexported: targets of releases and channels
-	targets map[string]Target
-	client  *Client
 }
 
 // Poll asks with one conditional GET whether timestamp.json differs from the
@@ -63,41 +58,162 @@ type View struct {
 // reason: nothing verified yet, metadata near expiry, or an hour since the
 // last look for a new root. Nothing may be applied on its word.
 func (c *Client) Poll(ctx context.Context) (changed bool, err error) {
-	return false, errors.ErrUnsupported
+	d := c.durable()
+	cur, ok := d.current()
+	now := c.now()
+	if !ok || cur.ETag == "" || now.Before(cur.Checked) || now.Sub(cur.Checked) >= rootInterval ||
+		c.Time().Add(nearExpiry).After(cur.Expires) {
+		return true, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	r, obj, err := c.Bucket.Get(ctx, metadataPrefix+timestampFile, bucket.GetOptions{IfNoneMatch: cur.ETag})
+	if errors.Is(err, bucket.ErrNotModified) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("poll: %w", err)
+	}
+	r.Close()
+	return obj.ETag != cur.ETag, nil
 }
 
 // Refresh brings the metadata up to date and returns the verified view. When
 // the bucket is away (bucket.ErrUnavailable) or lies (ErrUntrusted,
 // ErrRollback, ErrExpired), the error says so and [Client.Last] still has the
-// view from before.
-func (c *Client) Refresh(ctx context.Context) (*View, error) { return nil, errors.ErrUnsupported }
+// view from before. A bucket without a project is ErrNotInit; signed metadata
+// that the bucket has lost is bucket.ErrNotExist.
+func (c *Client) Refresh(ctx context.Context) (*View, error) { return c.refresh(ctx, false) }
+
+// refresh is Refresh; with lax it accepts expired metadata, so that they can
+// be signed again, and learns nothing about the time from them.
+func (c *Client) refresh(ctx context.Context, lax bool) (*View, error) {
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	d := c.durable()
+	st := d.load()
+	ref := c.reference(st.floors)
+	if lax {
+		ref = time.Time{}
+	}
+	u := &update{ctx: ctx, client: c, ref: ref, local: files{}}
+	if st.set != nil {
+		u.local, u.etag = st.set.files, st.etag
+	}
+	got, err := u.run()
+	if err != nil {
+		return nil, fmt.Errorf("refresh: %w", err)
+	}
+	s, err := verify(c.Anchor, got, ref)
+	if err != nil {
+		return nil, fmt.Errorf("refresh: %w", err)
+	}
+	if err := checkFloors(st.floors, s); err != nil {
+		return nil, fmt.Errorf("refresh: %w", err)
+	}
+	if err := d.commit(st, s, u.etag, ref, c.now()); err != nil {
+		return nil, fmt.Errorf("refresh: keep what was verified: %w", err)
+	}
+	return c.view(s, u.etag), nil
+}
 
 // Last returns the view that was verified last, without network and even if
-// it has expired; ErrNoRelease if there is none. Torn or lost local state
-// heals itself.
-func (c *Client) Last() (*View, error) { return nil, errors.ErrUnsupported }
-
-// Target returns what is signed for name.
-func (v *View) Target(name string) (Target, bool) { t, ok := v.targets[name]; return t, ok }
-
-// Targets returns the signed targets in the order of their names, limited to
-// those that start with prefix.
-func (v *View) Targets(prefix string) []Target { return nil }
-
-// Fetch downloads the target called name and verifies its length and digest.
-// Errors: bucket.ErrNotExist for an unknown name, ErrUntrusted.
-func (v *View) Fetch(ctx context.Context, name string) ([]byte, error) {
-	return nil, errors.ErrUnsupported
+// it has expired; ErrNoRelease if there is none. Its signatures are verified
+// again, from the anchor on. Torn or lost local state heals itself.
+func (c *Client) Last() (*View, error) {
+	st := c.durable().load()
+	if st.set == nil {
+		return nil, fmt.Errorf("this machine has verified no metadata yet: %w", ErrNoRelease)
+	}
+	return c.view(st.set, st.etag), nil
 }
 
 // Time returns the reference time: the largest of the clock, the highest time
 // ever recorded here and the build's own time, so that a clock set back
 // cannot revive expired metadata.
-func (c *Client) Time() time.Time { return time.Time{} }
+func (c *Client) Time() time.Time { return c.reference(c.durable().floors()) }
 
 // RaiseFloor records durably that releases below number are never accepted
 // again, unless a signed channel's floor allows it.
-func (c *Client) RaiseFloor(number int) error { return errors.ErrUnsupported }
+func (c *Client) RaiseFloor(number int) error {
+	unlock, err := c.lock(context.Background())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := c.durable().raise(number); err != nil {
+		return fmt.Errorf("raise floor to %s: %w", release.Name(number), err)
+	}
+	return nil
+}
 
-// Floor returns the highest release number accepted so far.
-func (c *Client) Floor() (int, error) { return 0, errors.ErrUnsupported }
+// Floor returns the highest release number accepted so far, 0 if none.
+func (c *Client) Floor() (int, error) {
+	n := 0
+	for _, f := range c.durable().floors() {
+		n = max(n, f.Release)
+	}
+	return n, nil
+}
+
+// keep stores a set that a publisher has just made visible.
+func (c *Client) keep(ctx context.Context, s *set, etag string) error {
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	d := c.durable()
+	st := d.load()
+	if err := checkFloors(st.floors, s); err != nil {
+		return err
+	}
+	return d.commit(st, s, etag, c.reference(st.floors), c.now())
+}
+
+func (c *Client) durable() *durable { return &durable{disk: osDisk{c.Dir}, anchor: c.Anchor} }
+
+func (c *Client) now() time.Time {
+	if c.Now == nil {
+		return time.Now().UTC()
+	}
+	return c.Now().UTC()
+}
+
+func (c *Client) log() *slog.Logger {
+	if c.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return c.Log
+}
+
+func (c *Client) reference(floors []floor) time.Time {
+	t := c.now()
+	if b := buildTime(); b.After(t) {
+		t = b
+	}
+	for _, f := range floors {
+		if f.Time.After(t) {
+			t = f.Time
+		}
+	}
+	return t
+}
+
+// lock makes processes that share Dir take turns.
+func (c *Client) lock(ctx context.Context) (unlock func(), err error) {
+	if c.Dir == "" {
+		return nil, errors.New("trust: no folder for verified metadata: " + fs.ErrInvalid.Error())
+	}
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make folder for verified metadata: %w", err)
+	}
+	l := flock.New(filepath.Join(c.Dir, "lock"))
+	if _, err := l.TryLockContext(ctx, 20*time.Millisecond); err != nil {
+		return nil, fmt.Errorf("lock verified metadata: %w", err)
+	}
+	return func() { l.Close() }, nil
+}

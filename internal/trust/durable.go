@@ -1,0 +1,332 @@
+package trust
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/bootwell/bootwell/internal/release"
+)
+
+// The names in a client's folder. The metadata verified last are in one of
+// the folders a and b; the other one is what was before, or torn. currentFile
+// says which, and floorFile holds the floor once more. Both are sealed, so
+// that a flipped bit makes them absent and not wrong.
+const (
+	currentFile = "cur"
+	floorFile   = "floor.json"
+)
+
+func generations() []string { return []string{"a", "b"} }
+
+// A floor is the lowest state that a machine accepts.
+type floor struct {
+	Anchor  release.Digest       `json:"anchor"` // of the project it speaks of
+	Root    int64                `json:"root"`
+	Roles   map[string]roleFloor `json:"roles"` // by file name
+	Time    time.Time            `json:"time"`
+	Release int                  `json:"release"` // number of the highest release accepted
+}
+
+// A roleFloor is the lowest version of a role signed by Keys. It ends when one
+// of the keys is revoked, since a stolen key can have signed any version.
+type roleFloor struct {
+	Version int64    `json:"version"`
+	Keys    []string `json:"keys"`
+}
+
+// current is the content of currentFile.
+type current struct {
+	Generation string         `json:"generation"`
+	Timestamp  release.Digest `json:"timestamp"` // of the timestamp.json that ETag is of
+	ETag       string         `json:"etag"`
+	Checked    time.Time      `json:"checked"` // by the machine's clock: the last whole refresh
+	Expires    time.Time      `json:"expires"` // the soonest of the generation's metadata
+	Floor      floor          `json:"floor"`
+}
+
+// A state is what a client's folder holds.
+type state struct {
+	generation string // of set
+	set        *set   // nil: nothing usable
+	etag       string // of the set's timestamp.json; "" if not known
+	floors     []floor
+}
+
+// durable keeps verified metadata through power cuts: a generation is whole on
+// the disk before cur names it, and nothing that is named is written to.
+type durable struct {
+	disk   disk
+	anchor release.Digest
+}
+
+// load reads what is there and leaves out what is torn, forged or of another
+// project. Each set it returns was verified again.
+func (d *durable) load() *state {
+	st := &state{}
+	cur, ok := d.current()
+	if ok {
+		st.floors = append(st.floors, cur.Floor)
+	}
+	if f, ok := d.floorFile(); ok {
+		st.floors = append(st.floors, f)
+	}
+	for _, g := range generations() {
+		s, err := verify(d.anchor, d.read(g), time.Time{})
+		if err != nil {
+			continue
+		}
+		st.floors = append(st.floors, floorOf(s, d.anchor))
+		if st.set == nil || g == cur.Generation || cur.Generation != st.generation && s.newer(st.set) {
+			st.generation, st.set = g, s
+		}
+	}
+	if st.set != nil && release.DigestOf(st.set.files[timestampFile]) == cur.Timestamp {
+		st.etag = cur.ETag
+	}
+	return st
+}
+
+func (s *set) newer(t *set) bool {
+	return s.timestamp.Signed.Version > t.timestamp.Signed.Version || s.root.Signed.Version > t.root.Signed.Version
+}
+
+// floors returns the recorded floors without looking at the metadata.
+func (d *durable) floors() []floor {
+	var fs []floor
+	if cur, ok := d.current(); ok {
+		fs = append(fs, cur.Floor)
+	}
+	if f, ok := d.floorFile(); ok {
+		fs = append(fs, f)
+	}
+	return fs
+}
+
+func (d *durable) current() (current, bool) {
+	var c current
+	ok := d.unseal(currentFile, &c) && c.Floor.Anchor == d.anchor
+	if !ok {
+		c = current{}
+	}
+	return c, ok
+}
+
+func (d *durable) floorFile() (floor, bool) {
+	var f floor
+	ok := d.unseal(floorFile, &f) && f.Anchor == d.anchor
+	return f, ok
+}
+
+// read returns the files of one generation, without what cannot be read.
+func (d *durable) read(gen string) files {
+	f := files{}
+	for n := int64(1); n <= maxRoots; n++ {
+		b, err := d.disk.Read(gen+"/"+rootFile(n), maxRootBytes)
+		if err != nil {
+			break
+		}
+		f[rootFile(n)] = b
+	}
+	for _, name := range nonRoot() {
+		if b, err := d.disk.Read(gen+"/"+name, maxTargetsBytes); err == nil {
+			f[name] = b
+		}
+	}
+	return f
+}
+
+// commit makes s what the folder holds. A zero ref says that s may have been
+// expired: then it tells nothing about the time.
+func (d *durable) commit(st *state, s *set, etag string, ref, now time.Time) error {
+	fl := merge(st.floors, s, d.anchor)
+	if !ref.IsZero() && now.After(fl.Time) {
+		fl.Time = now
+	}
+	gen := st.generation
+	if st.set == nil || !st.set.files.equal(s.files) {
+		gen = other(st.generation)
+		if err := d.write(gen, s.files); err != nil {
+			return err
+		}
+	}
+	c := current{Generation: gen, ETag: etag, Timestamp: release.DigestOf(s.files[timestampFile]), Checked: now, Floor: fl}
+	for _, l := range s.lives() {
+		if c.Expires.IsZero() || l.expires.Before(c.Expires) {
+			c.Expires = l.expires
+		}
+	}
+	return errors.Join(d.seal(currentFile, c), d.seal(floorFile, fl))
+}
+
+// raise records the number of an accepted release.
+func (d *durable) raise(number int) error {
+	st := d.load()
+	fl := floor{Anchor: d.anchor}
+	if st.set != nil {
+		fl = merge(st.floors, st.set, d.anchor)
+	} else {
+		for _, f := range st.floors {
+			fl.join(f)
+		}
+	}
+	fl.Release = max(fl.Release, number)
+	if c, ok := d.current(); ok {
+		c.Floor = fl
+		if err := d.seal(currentFile, c); err != nil {
+			return err
+		}
+	}
+	return d.seal(floorFile, fl)
+}
+
+func other(gen string) string {
+	if gen == generations()[0] {
+		return generations()[1]
+	}
+	return generations()[0]
+}
+
+func (f files) equal(g files) bool {
+	if len(f) != len(g) {
+		return false
+	}
+	for name, b := range f {
+		if !bytes.Equal(b, g[name]) {
+			return false
+		}
+	}
+	return true
+}
+
+// write replaces a generation that nothing names.
+func (d *durable) write(gen string, f files) error {
+	if err := d.disk.RemoveAll(gen); err != nil {
+		return err
+	}
+	if err := d.disk.Mkdir(gen); err != nil {
+		return err
+	}
+	for name, b := range f {
+		if err := d.disk.Write(gen+"/"+name, b); err != nil {
+			return err
+		}
+	}
+	if err := d.disk.Sync(gen); err != nil {
+		return err
+	}
+	return d.disk.Sync(".")
+}
+
+// A sealed file carries the digest of its value.
+type sealed struct {
+	Value json.RawMessage `json:"value"`
+	Sum   release.Digest  `json:"sum"`
+}
+
+const maxSealedBytes = 256 << 10
+
+// seal replaces a file with v, whole or not at all.
+func (d *durable) seal(name string, v any) error {
+	value, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", name, err)
+	}
+	b, err := json.Marshal(sealed{value, release.DigestOf(value)})
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", name, err)
+	}
+	tmp := name + ".new"
+	if err := d.disk.Write(tmp, b); err != nil {
+		return err
+	}
+	if err := d.disk.Rename(tmp, name); err != nil {
+		return err
+	}
+	return d.disk.Sync(".")
+}
+
+// unseal reports whether the file is there, whole and fits v.
+func (d *durable) unseal(name string, v any) bool {
+	b, err := d.disk.Read(name, maxSealedBytes)
+	if err != nil {
+		return false
+	}
+	var s sealed
+	if json.Unmarshal(b, &s) != nil || release.DigestOf(s.Value) != s.Sum {
+		return false
+	}
+	return json.Unmarshal(s.Value, v) == nil
+}
+
+// floorOf returns the floor that s itself is.
+func floorOf(s *set, anchor release.Digest) floor {
+	f := floor{Anchor: anchor, Root: s.root.Signed.Version, Roles: map[string]roleFloor{}}
+	for name, v := range s.versions() {
+		f.Roles[name] = roleFloor{Version: v, Keys: s.keyIDs(name)}
+	}
+	return f
+}
+
+// join raises f to g.
+func (f *floor) join(g floor) {
+	f.Root, f.Release = max(f.Root, g.Root), max(f.Release, g.Release)
+	if g.Time.After(f.Time) {
+		f.Time = g.Time
+	}
+	for name, r := range g.Roles {
+		if f.Roles == nil {
+			f.Roles = map[string]roleFloor{}
+		}
+		if r.Version > f.Roles[name].Version {
+			f.Roles[name] = r
+		}
+	}
+}
+
+// merge returns the floor of a machine that holds s and remembers floors.
+func merge(floors []floor, s *set, anchor release.Digest) floor {
+	m := floorOf(s, anchor)
+	for _, f := range floors {
+		g := f
+		g.Roles = map[string]roleFloor{}
+		for name, r := range f.Roles {
+			if r.binds(s, name) {
+				g.Roles[name] = r
+			}
+		}
+		m.join(g)
+	}
+	return m
+}
+
+// binds reports whether r still counts: none of its keys was revoked since
+// (TUF specification 5.3.11, recovery from fast-forward).
+func (r roleFloor) binds(s *set, name string) bool {
+	now := s.keyIDs(name)
+	for _, id := range r.Keys {
+		if !slices.Contains(now, id) {
+			return false
+		}
+	}
+	return true
+}
+
+// checkFloors refuses a set below what this machine has seen.
+func checkFloors(floors []floor, s *set) error {
+	have := s.versions()
+	for _, f := range floors {
+		if s.root.Signed.Version < f.Root {
+			return fmt.Errorf("the bucket offers root version %d, and this machine has seen %d: %w", s.root.Signed.Version, f.Root, ErrRollback)
+		}
+		for _, name := range nonRoot() {
+			if r := f.Roles[name]; have[name] < r.Version && r.binds(s, name) {
+				return fmt.Errorf("the bucket offers version %d of %s, and this machine has seen %d: %w", have[name], name, r.Version, ErrRollback)
+			}
+		}
+	}
+	return nil
+}

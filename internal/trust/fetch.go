@@ -1,0 +1,225 @@
+package trust
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+	"github.com/theupdateframework/go-tuf/v2/metadata/config"
+	"github.com/theupdateframework/go-tuf/v2/metadata/updater"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+)
+
+const (
+	metadataPrefix = "tuf/metadata/"
+	targetsPrefix  = "tuf/targets/"
+
+	// baseURL is what go-tuf puts before names; it never leaves this process.
+	baseURL = "bucket:///"
+
+	// fetchTimeout bounds one request with all its retries, so that a server
+	// that drips bytes cannot hold the agent.
+	fetchTimeout = time.Minute
+)
+
+// get reads one object of at most max bytes within fetchTimeout. Running out
+// of that time is bucket.ErrUnavailable; the end of ctx is ctx's own error.
+func get(ctx context.Context, b bucket.Bucket, key string, o bucket.GetOptions, max int64) ([]byte, bucket.Object, error) {
+	short, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	data, obj, err := bucket.ReadAll(short, b, key, o, max)
+	if err != nil && ctx.Err() == nil && short.Err() != nil && !errors.Is(err, bucket.ErrUnavailable) {
+		err = fmt.Errorf("read %s: no end within %v: %w: %w", key, fetchTimeout, bucket.ErrUnavailable, err)
+	}
+	return data, obj, err
+}
+
+// A fetchError carries a failure of the bucket through go-tuf unharmed.
+type fetchError struct{ err error }
+
+func (e *fetchError) Error() string { return e.err.Error() }
+func (e *fetchError) Unwrap() error { return e.err }
+
+// An update is one pass of the TUF client workflow (specification 5) by
+// go-tuf's updater. It works in a scratch folder, because the updater writes
+// its cache without fsync and cannot live with a torn one.
+type update struct {
+	ctx    context.Context // go-tuf's Fetcher knows no context
+	client *Client
+	ref    time.Time
+	local  files  // verified before
+	etag   string // of local's timestamp.json; afterwards of the one that was verified
+
+	roots     files  // fetched in this pass
+	timestamp []byte // as fetched in this pass
+	last      string // name of the file that was asked for last
+	lastBytes []byte
+}
+
+// run returns the new files.
+func (u *update) run() (files, error) {
+	u.roots = files{}
+	if u.local.roots() == 0 {
+		b, err := u.DownloadFile(baseURL+metadataPrefix+rootFile(1), maxRootBytes, 0)
+		if err != nil {
+			return nil, refusal(u.last, nil, u.ref, err)
+		}
+		if err := checkAnchor(u.client.Anchor, b); err != nil {
+			return nil, err
+		}
+		u.local = files{rootFile(1): b}
+	}
+	got, err := u.pass(u.local)
+	if err != nil {
+		return nil, err
+	}
+	if bytes.Equal(got[timestampFile], u.timestamp) {
+		return got, nil
+	}
+	// The bucket has another timestamp.json of the version known here: it was
+	// written anew by hand, or two publishers raced where the bucket has no
+	// conditions. The bucket's counts; the floor still bounds it.
+	local := maps.Clone(u.local)
+	delete(local, timestampFile)
+	return u.pass(local)
+}
+
+// pass runs the updater once on top of local.
+func (u *update) pass(local files) (got files, err error) {
+	defer recovered(&err)
+	dir := filepath.Join(u.client.Dir, "scratch")
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, fmt.Errorf("clear scratch folder: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make scratch folder: %w", err)
+	}
+	for _, name := range nonRoot() {
+		if b := local[name]; b != nil {
+			if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+				return nil, fmt.Errorf("write scratch file: %w", err)
+			}
+		}
+	}
+	newest, err := u.refresh(local, dir)
+	if err != nil {
+		return nil, refusal(u.last, u.lastBytes, u.ref, err)
+	}
+	return u.collect(local, dir, newest)
+}
+
+// refresh lets the updater verify the top level and both delegated roles and
+// returns the version of the newest root.
+func (u *update) refresh(local files, dir string) (root int64, err error) {
+	cfg, err := config.New(baseURL+metadataPrefix, local[rootFile(local.roots())])
+	if err != nil {
+		return 0, err
+	}
+	cfg.LocalMetadataDir, cfg.LocalTargetsDir = dir, dir
+	cfg.RootMaxLength, cfg.TimestampMaxLength = maxRootBytes, maxTimestampBytes
+	cfg.SnapshotMaxLength, cfg.TargetsMaxLength = maxSnapshotBytes, maxTargetsBytes
+	cfg.MaxRootRotations, cfg.MaxDelegations = maxRoots, 4
+	cfg.Fetcher = u
+	up, err := updater.New(cfg)
+	if err != nil {
+		return 0, err
+	}
+	up.UnsafeSetRefTime(u.ref)
+	if err := up.Refresh(); err != nil {
+		return 0, err
+	}
+	// The updater loads a delegated role only on the way to a target; asking
+	// for one that no role can have loads it and then finds nothing.
+	for _, role := range []string{roleReleases, roleChannels} {
+		_, err := up.GetTargetInfo(role + "/x.json")
+		if up.GetTrustedMetadataSet().Targets[role] == nil {
+			return 0, fmt.Errorf("load role %s: %w", role, err)
+		}
+	}
+	return up.GetTrustedMetadataSet().Root.Signed.Version, nil
+}
+
+func (u *update) collect(local files, dir string, newest int64) (files, error) {
+	got := files{}
+	for n := int64(1); n <= newest; n++ {
+		name := rootFile(n)
+		if got[name] = local[name]; got[name] == nil {
+			got[name] = u.roots[name]
+		}
+	}
+	for _, name := range nonRoot() {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return nil, fmt.Errorf("read scratch file: %w", err)
+		}
+		got[name] = b
+	}
+	return got, nil
+}
+
+// DownloadFile implements go-tuf's fetcher.Fetcher over the bucket.
+func (u *update) DownloadFile(url string, max int64, _ time.Duration) ([]byte, error) {
+	key := strings.TrimPrefix(url, baseURL)
+	name := strings.TrimPrefix(key, metadataPrefix)
+	u.last, u.lastBytes = name, nil
+	if name == timestampFile {
+		return u.downloadTimestamp(key, max)
+	}
+	b, _, err := get(u.ctx, u.client.Bucket, key, bucket.GetOptions{}, max)
+	if err != nil {
+		return nil, u.failed(name, max, err)
+	}
+	if strings.HasSuffix(name, ".root.json") {
+		u.roots[name] = b
+	}
+	u.lastBytes = b
+	return b, nil
+}
+
+// downloadTimestamp asks for a timestamp.json other than the one verified
+// last. A false "not modified" is no more than a freeze: the old bytes are
+// verified again, and expire.
+func (u *update) downloadTimestamp(key string, max int64) ([]byte, error) {
+	if u.timestamp == nil {
+		b, obj, err := get(u.ctx, u.client.Bucket, key, bucket.GetOptions{IfNoneMatch: u.etag}, max)
+		switch {
+		case errors.Is(err, bucket.ErrNotModified) && u.etag != "":
+			b, obj.ETag = u.local[timestampFile], u.etag
+		case err != nil:
+			return nil, u.failed(timestampFile, max, err)
+		}
+		u.timestamp, u.etag = b, obj.ETag
+	}
+	u.lastBytes = u.timestamp
+	return u.timestamp, nil
+}
+
+// failed turns the bucket's error into what go-tuf expects, or carries it
+// through. A bucket may answer "not allowed" for an object that is not there
+// to a reader who may not list; for the next root that is as good as "none".
+func (u *update) failed(name string, max int64, err error) error {
+	next := strings.HasSuffix(name, ".root.json") && name != rootFile(1)
+	switch {
+	case next && errors.Is(err, bucket.ErrNotExist):
+		return &metadata.ErrDownloadHTTP{StatusCode: http.StatusNotFound, URL: name}
+	case next && errors.Is(err, bucket.ErrPermission):
+		u.client.log().Debug("bucket refuses the next root; taken as not there", "object", name, "err", err)
+		return &metadata.ErrDownloadHTTP{StatusCode: http.StatusNotFound, URL: name}
+	case errors.Is(err, bucket.ErrNotExist):
+		err = missing(name, u.local[timestampFile] != nil)
+	case errors.Is(err, bucket.ErrTooLarge):
+		err = fmt.Errorf("%s is over %s bytes: %w: %w", name, strconv.FormatInt(max, 10), ErrUntrusted, err)
+	}
+	return &fetchError{err}
+}
