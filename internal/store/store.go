@@ -6,20 +6,22 @@
 package store
 
 import (
-	"context"
 	"errors"
-	"iter"
 	"log/slog"
-	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/release"
-	"github.com/bootwell/bootwell/internal/trust"
 )
 
 // ErrTree reports a tree that cannot be a release; the error names every
 // offending file and what to do.
 var ErrTree = errors.New("cannot be published")
+
+// ErrNoRole reports a role that the release does not have.
+var ErrNoRole = errors.New("release has no such role")
+
+// ErrStaged reports that a staged tree differs from its manifest.
+var ErrStaged = errors.New("staged tree differs from its release")
 
 // ErrNoSpace reports that the disk cannot hold the release. Nothing was written.
 var ErrNoSpace = errors.New("not enough disk space")
@@ -54,7 +56,7 @@ type PublishOptions struct {
 
 // Progress tells how far a publish or stage is.
 type Progress struct {
-	Phase       string // scan, pack, upload, sign, fetch, unpack
+	Phase       string // scan, pack (dry run), upload, sign; verify, fetch, unpack
 	Done, Total int64  // bytes; Total 0: not known
 	Objects     int
 }
@@ -86,15 +88,6 @@ type RoleChange struct {
 // FileChanges are paths, sorted.
 type FileChanges struct{ Added, Changed, Removed []string }
 
-// Publish packs the tree, uploads what no recent release holds, and commits
-// the new release and the channel in one step. It takes the lock, and builds
-// again on the new state when another publisher won, so that no release is
-// lost. Killed anywhere, it leaves the bucket's visible state as it was. The
-// same tree again is no release: Published.New is false.
-func (s *Store) Publish(ctx context.Context, p *trust.Publisher, o PublishOptions) (Published, error) {
-	return Published{}, errors.ErrUnsupported
-}
-
 // A ReleaseInfo is one line of the list of releases.
 type ReleaseInfo struct {
 	Name     string
@@ -104,24 +97,6 @@ type ReleaseInfo struct {
 	Source   release.Source
 	Roles    []string
 	Files    int
-}
-
-// Releases returns the live releases, newest first.
-func (s *Store) Releases(ctx context.Context, v *trust.View) ([]ReleaseInfo, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Channel returns the verified channel. trust.ErrNoRelease when nothing is
-// published on it; release.ErrWrongFleet when it is of another project.
-func (s *Store) Channel(ctx context.Context, v *trust.View, project, name string) (*release.Channel, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Manifest returns the verified manifest of the release called name. With
-// have (a manifest this machine holds) it travels as a delta where the bucket
-// has one, else compressed, else plain.
-func (s *Store) Manifest(ctx context.Context, v *trust.View, name string, have *release.Manifest) (*release.Manifest, error) {
-	return nil, errors.ErrUnsupported
 }
 
 // StageOptions say where a tree goes.
@@ -144,54 +119,4 @@ type StageStats struct {
 	Requests      int
 	Fetched       int64 // bytes from the bucket
 	Written       int64
-}
-
-// Stage writes the tree of m to o.Dir: every byte verified, modes and links
-// set, fsynced, and nothing in it that is not in m. It fetches ranges of packs
-// in parallel, whole packs when most is needed. A tree that is already
-// complete is verified and left alone; wrong files in it are replaced.
-// Memory does not grow with the size of files.
-func (s *Store) Stage(ctx context.Context, m *release.Manifest, o StageOptions) (StageStats, error) {
-	return StageStats{}, errors.ErrUnsupported
-}
-
-// VerifyStaged reports the first difference between a staged tree and its
-// manifest (content, modes, links, extra files), or nil.
-func VerifyStaged(ctx context.Context, st Staged, role string) error { return errors.ErrUnsupported }
-
-// PutReport writes the VM's report.
-func (s *Store) PutReport(ctx context.Context, r release.Report) error { return errors.ErrUnsupported }
-
-// PutLog writes the log of one run to slot n mod release.MaxReportedRuns of
-// the VM (zstd, at most 1 MiB unpacked: the start and the end of longer ones)
-// and returns its object name below reports/<vm>/.
-func (s *Store) PutLog(ctx context.Context, vm string, n int64, log []byte) (string, error) {
-	return "", errors.ErrUnsupported
-}
-
-// RunLog returns a log that PutLog wrote, unpacked and bounded.
-func (s *Store) RunLog(ctx context.Context, vm, name string) ([]byte, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// A ReportEntry is a report as found in the bucket. Err is set, and Report is
-// nil, for one that cannot be read; VM and Modified (the server's time) are
-// always set.
-type ReportEntry struct {
-	VM       string
-	Modified time.Time
-	Report   *release.Report
-	Err      error
-}
-
-// Reports yields every VM's latest report in the order of their names: LIST,
-// then a GET (in parallel) for each report whose ETag is not in the cache in
-// cacheDir ("": no cache).
-func (s *Store) Reports(ctx context.Context, cacheDir string) iter.Seq2[ReportEntry, error] {
-	return func(yield func(ReportEntry, error) bool) { yield(ReportEntry{}, errors.ErrUnsupported) }
-}
-
-// Report returns one VM's latest report; bucket.ErrNotExist if there is none.
-func (s *Store) Report(ctx context.Context, vm string) (*release.Report, error) {
-	return nil, errors.ErrUnsupported
 }

@@ -1,0 +1,226 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/release"
+)
+
+const (
+	// packBytes is the size at which a pack is closed. One more blob at most
+	// goes over it, so that a pack stays small enough for a single PUT.
+	packBytes = 8 << 20
+	uploads   = 4 // in parallel
+)
+
+// A packer turns pieces into packs and uploads them. The places it has
+// written stay known, for the next try of a publish.
+type packer struct {
+	bucket bucket.Bucket // nil: nothing is written
+	dir    string
+	meter  *meter
+	made   index
+
+	tally // guarded by the packer's own goroutine until pack returns
+}
+
+// A tally counts what a publish wrote.
+type tally struct {
+	uploaded, present int
+	bytes             int64
+}
+
+func (t *tally) add(u tally) {
+	t.uploaded += u.uploaded
+	t.present += u.present
+	t.bytes += u.bytes
+}
+
+// A framed is a piece and its zstd frame.
+type framed struct {
+	piece
+	frame []byte
+}
+
+// A parcel is a finished pack.
+type parcel struct {
+	data   []byte
+	pack   release.Pack
+	blobs  []framed // their frames are in data
+	source int64    // bytes before compression
+}
+
+// pack writes all pieces to new packs. Packs go out while later ones are
+// made; memory holds a few packs and frames at most.
+func (p *packer) pack(ctx context.Context, pieces []piece) error {
+	c, err := sharedCoders()
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	frames := p.compress(ctx, g, c, pieces)
+	parcels := make(chan parcel)
+	g.Go(func() error {
+		defer close(parcels)
+		return assemble(ctx, frames, parcels)
+	})
+	type done struct {
+		tally
+		parcel
+	}
+	results := make(chan done)
+	up, upctx := errgroup.WithContext(ctx)
+	for range uploads {
+		up.Go(func() error {
+			for pa := range parcels {
+				t, err := putNamed(upctx, p.bucket, "packs/"+pa.pack.Digest.Hex(), pa.data)
+				if err != nil {
+					return err
+				}
+				p.meter.add(pa.source, 1)
+				pa.data = nil
+				results <- done{t, pa}
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		defer close(results)
+		return up.Wait()
+	})
+	for d := range results {
+		p.tally.add(d.tally)
+		var at int64
+		for _, f := range d.blobs {
+			p.made[f.blob.Digest] = place{d.pack, at, f.blob.Stored}
+			at += f.blob.Stored
+		}
+	}
+	return g.Wait()
+}
+
+// compress yields the frames of pieces in their order, made in parallel.
+func (p *packer) compress(ctx context.Context, g *errgroup.Group, c *coders, pieces []piece) <-chan chan framed {
+	n := runtime.GOMAXPROCS(0)
+	queue := make(chan chan framed, 2*n)
+	type job struct {
+		piece
+		out chan framed
+	}
+	jobs := make(chan job)
+	g.Go(func() error {
+		defer close(jobs)
+		defer close(queue)
+		for _, pc := range pieces {
+			out := make(chan framed, 1)
+			select {
+			case queue <- out:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			select {
+			case jobs <- job{pc, out}:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
+	for range n {
+		g.Go(func() error {
+			buf := make([]byte, maxCDCBlock)
+			for j := range jobs {
+				b, err := p.read(j.piece, buf)
+				if err != nil {
+					return err
+				}
+				f := framed{j.piece, c.compress(b)}
+				f.blob.Stored = int64(len(f.frame))
+				j.out <- f
+			}
+			return nil
+		})
+	}
+	return queue
+}
+
+// read returns the content of a piece, which must still be what was hashed.
+func (p *packer) read(pc piece, buf []byte) ([]byte, error) {
+	f, err := openRegular(filepath.Join(p.dir, pc.path))
+	if err != nil {
+		return nil, fmt.Errorf("pack %q: %w", pc.path, err)
+	}
+	defer f.Close()
+	buf = buf[:pc.blob.Size]
+	if _, err := f.ReadAt(buf, pc.at); err != nil {
+		return nil, fmt.Errorf("pack: %q %w: %w", pc.path, errChanged, ErrTree)
+	}
+	if release.DigestOf(buf) != pc.blob.Digest {
+		return nil, fmt.Errorf("pack: %q %w: %w", pc.path, errChanged, ErrTree)
+	}
+	return buf, nil
+}
+
+// assemble fills packs with frames in their order.
+func assemble(ctx context.Context, frames <-chan chan framed, parcels chan<- parcel) error {
+	var cur parcel
+	flush := func() error {
+		if len(cur.blobs) == 0 {
+			return nil
+		}
+		cur.pack = release.Pack{Digest: release.DigestOf(cur.data), Size: int64(len(cur.data))}
+		select {
+		case parcels <- cur:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		cur = parcel{}
+		return nil
+	}
+	for out := range frames {
+		var f framed
+		select {
+		case f = <-out:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		cur.data = append(cur.data, f.frame...)
+		cur.source += f.blob.Size
+		f.frame = nil
+		cur.blobs = append(cur.blobs, f)
+		if len(cur.data) >= packBytes {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return flush()
+}
+
+// putNamed writes an object whose name is made of its content: one that
+// exists is the same. A nil bucket counts without writing.
+func putNamed(ctx context.Context, b bucket.Bucket, key string, data []byte) (tally, error) {
+	t := tally{uploaded: 1, bytes: int64(len(data))}
+	if b == nil {
+		return t, nil
+	}
+	_, err := b.Put(ctx, key, bytes.NewReader(data), bucket.Condition{IfAbsent: b.Caps().IfAbsent})
+	if errors.Is(err, bucket.ErrExists) {
+		return tally{present: 1}, nil
+	}
+	if err != nil {
+		return tally{}, fmt.Errorf("upload %s: %w", key, err)
+	}
+	return t, nil
+}
