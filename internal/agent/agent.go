@@ -1,0 +1,256 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/release"
+	"github.com/bootwell/bootwell/internal/store"
+	"github.com/bootwell/bootwell/internal/trust"
+)
+
+// How a run can end badly, besides the errors of bucket, trust and store.
+var (
+	ErrSteps      = errors.New("a step failed")
+	ErrChecks     = errors.New("the checks failed")
+	ErrUnsuitable = errors.New("release does not suit this VM") // no such role, another platform
+	ErrReboot     = errors.New("reboot did not come about")
+	ErrStopped    = errors.New("the run was stopped")
+)
+
+// An Agent looks after one VM. It is not safe for concurrent use; a second
+// process is kept out by the lock.
+type Agent struct {
+	Config  Config
+	Paths   Paths
+	Bucket  bucket.Bucket
+	Log     *slog.Logger     // nil: silent
+	Now     func() time.Time // nil: time.Now
+	Version string           // of the agent
+	Events  func(Event)      // nil: nobody listens; called from one goroutine at a time
+
+	// Command runs a program of the system (systemctl, shutdown) and returns
+	// its output; nil: really.
+	Command func(ctx context.Context, name string, args ...string) ([]byte, error)
+
+	// passed is told of each point of a run that was just reached.
+	passed func(point string)
+}
+
+// Options say what one call of [Agent.Run] does.
+type Options struct {
+	Force  bool // run the steps now, also those of a quarantined release
+	DryRun bool // change nothing, tell what would change; implies Force without ending a quarantine
+	Diff   bool // with DryRun: unified diffs in the steps' results
+
+	impatient bool // a retry does not wait for its backoff
+}
+
+// Run is one call of the oneshot: it recovers what an earlier run left, polls,
+// and runs the steps if that is due: when the channel names another release,
+// the last run failed and its backoff has passed, a reboot was waited for, the
+// last run was cut off, or the re-apply interval has passed. When nothing is
+// due it costs one conditional GET.
+//
+// The report tells the state of the VM after the call; it is nil only when
+// nothing could be looked at. The error tells what went wrong, also when the
+// VM went on with what it has: it wraps [ErrSteps], [ErrChecks],
+// [ErrUnsuitable], [ErrReboot], [ErrDisk], [ErrBusy], [ErrStopped] or an error of
+// the packages bucket, trust and store. A report of the state held comes
+// without an error.
+func (a *Agent) Run(ctx context.Context, o Options) (*release.Report, error) {
+	unlock, err := lock(a.Paths)
+	if err != nil {
+		return a.cannotStart(ctx, err)
+	}
+	defer unlock()
+	return a.run(ctx, o)
+}
+
+// run is Run under the lock.
+func (a *Agent) run(ctx context.Context, o Options) (*release.Report, error) {
+	a.at("Locked")
+	s, err := a.open(o)
+	if err != nil {
+		return a.cannotStart(ctx, err)
+	}
+	defer s.close()
+	return s.run(ctx)
+}
+
+// cannotStart tells the bucket of a VM whose disk does not let it work.
+func (a *Agent) cannotStart(ctx context.Context, cause error) (*release.Report, error) {
+	if !errors.Is(cause, ErrDisk) {
+		return nil, cause
+	}
+	s := &session{Agent: a, now: a.time(), journal: nil, state: &state{Schema: stateSchema}}
+	if b, err := readBounded(a.Paths.StateFile(), maxStateBytes); err == nil {
+		if st, err := parseState(b); err == nil {
+			s.state = st
+		}
+	}
+	s.facts = ReadFacts(a.Paths, a.Version)
+	s.state.identify(s.facts, machineHash(a.Paths))
+	s.state.settle(a.Config.Role, a.Config.Channel, s.facts.Platform)
+	s.store = &store.Store{Bucket: a.Bucket, Log: a.logger()}
+	s.fail(cause)
+	r := s.report()
+	r.State = release.StateFailed
+	if !a.Bucket.Caps().ReadOnly {
+		if err := s.store.PutReport(ctx, r); err != nil {
+			a.logger().Warn("report not sent", "err", err)
+		}
+	}
+	return &r, cause
+}
+
+func (a *Agent) logger() *slog.Logger {
+	if a.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return a.Log
+}
+
+func (a *Agent) time() time.Time {
+	if a.Now == nil {
+		return time.Now()
+	}
+	return a.Now()
+}
+
+func (a *Agent) at(point string) {
+	if a.passed != nil {
+		a.passed(point)
+	}
+}
+
+func (a *Agent) tell(e Event) {
+	if a.Events != nil {
+		e.Time = a.time().UTC()
+		a.Events(e)
+	}
+}
+
+func (a *Agent) note(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	a.logger().Warn(text)
+	a.tell(Event{Kind: EventNote, Text: text})
+}
+
+func (a *Agent) command(ctx context.Context, name string, args ...string) ([]byte, error) {
+	if a.Command != nil {
+		return a.Command(ctx, name, args...)
+	}
+	if a.Paths.Root != "" {
+		return nil, fmt.Errorf("%s: the machine below %s is not this one", name, a.Paths.Root)
+	}
+	c := exec.CommandContext(ctx, name, args...)
+	c.WaitDelay = 5 * time.Second
+	out, err := c.CombinedOutput()
+	if err != nil {
+		return out, fmt.Errorf("%s: %w: %s", name, err, oneLine(string(out), 300))
+	}
+	return out, nil
+}
+
+// A session is one Run: what it found, and what it has to say.
+type session struct {
+	*Agent
+	Options
+	now     time.Time // at the start
+	boot    string
+	facts   release.Facts
+	state   *state
+	journal *journal // left by an earlier run; nil: none
+	memory  *memory
+	clock   *clockBucket
+	trust   *trust.Client
+	store   *store.Store
+	view    *trust.View
+	phases  map[string]float64
+
+	problem error // why the bucket's word could not be had or used
+	errs    []error
+	warn    []string
+	dryRun  *release.Run
+	said    string // gist of the last report that arrived before this call
+	acted   bool   // something happened that is worth a report
+}
+
+// open reads what is on the disk. It changes nothing but what is broken.
+func (a *Agent) open(o Options) (*session, error) {
+	p := a.Paths
+	for _, d := range []string{p.Releases(), p.Runs(), p.Trust()} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return nil, diskError(err)
+		}
+	}
+	clearLeftovers(p.State(), "state.json", "journal.json", "steps.json", "status.json", "current", "last-good")
+	clearLeftovers(p.Runs(), "")
+	s := &session{Agent: a, Options: o, now: a.time(), boot: bootID(p), phases: map[string]float64{}}
+	var note string
+	var err error
+	if s.state, note, err = loadState(p); err != nil {
+		return nil, err
+	}
+	s.warning(note)
+	s.said = s.state.Said
+	if s.journal, note, err = loadJournal(p); err != nil {
+		return nil, err
+	}
+	s.warning(note)
+	s.memory = loadMemory(p)
+	s.facts = ReadFacts(p, a.Version)
+	s.clock = &clockBucket{Bucket: a.Bucket, now: a.time}
+	s.trust = &trust.Client{Bucket: s.clock, Dir: p.Trust(), Anchor: a.Config.Root, Now: a.time, Log: a.logger()}
+	s.store = &store.Store{Bucket: s.clock, Log: a.logger()}
+	return s, s.whoAmI()
+}
+
+// whoAmI settles the VM's name before anything is said under it.
+func (s *session) whoAmI() error {
+	before := *s.state
+	if s.state.identify(s.facts, machineHash(s.Paths)) {
+		if err := errors.Join(s.memory.forget(), removeFile(s.Paths.Journal()), removeFile(s.Paths.LastGood())); err != nil {
+			return err
+		}
+		s.journal = nil
+		s.note("this disk is a copy of %s: this VM is %s and begins anew", before.VM, s.state.VM)
+	}
+	s.state.settle(s.Config.Role, s.Config.Channel, s.facts.Platform)
+	if s.facts.InstanceID == "" {
+		s.facts.InstanceID = s.state.VM
+	}
+	if before.VM == s.state.VM && before.Role == s.state.Role && before.Channel == s.state.Channel && before.Platform == s.state.Platform {
+		return nil
+	}
+	return s.save()
+}
+
+// save writes the state, unless the run only looks.
+func (s *session) save() error {
+	if s.DryRun {
+		return nil
+	}
+	return replaceJSON(s.Paths.StateFile(), s.state, 0o600)
+}
+
+func (s *session) close() {
+	_ = os.RemoveAll(s.scratch())
+}
+
+// fail notes an error that the caller of Run will get.
+func (s *session) fail(err error) { s.errs = append(s.errs, err) }
+
+func (s *session) warning(text string) {
+	if text != "" {
+		s.warn = append(s.warn, text)
+		s.note("%s", text)
+	}
+}

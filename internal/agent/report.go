@@ -1,0 +1,281 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/release"
+	"github.com/bootwell/bootwell/internal/store"
+	"github.com/bootwell/bootwell/internal/trust"
+)
+
+// uploadTime bounds how long a run waits for the bucket to take its log or
+// report: both can come with the next poll.
+const uploadTime = time.Minute
+
+// report tells the state of the VM as it is now.
+func (s *session) report() release.Report {
+	st := s.state
+	r := release.Report{
+		Schema: release.SchemaVersion, Project: s.Config.Project, VM: st.VM, Role: s.Config.Role, Channel: s.Config.Channel,
+		Sequence: st.Sequence, BootID: s.boot, Time: s.time().UTC(),
+		Release: st.Applied.Release, LastGood: st.Good.Release, Wanted: st.Wanted.Release,
+		LastSuccess: st.LastSuccess, NextRun: s.time().Add(st.poll()).UTC().Truncate(time.Second),
+		Heartbeat: release.Duration(heartbeat + 2*st.poll()),
+		Facts:     s.facts, Run: st.Last, History: st.History,
+		Warn: slices.Concat(st.Notes, s.warn),
+	}
+	for _, q := range st.Quarantine {
+		r.Quarantined = append(r.Quarantined, q.Release)
+	}
+	if r.Wanted == "" {
+		r.Wanted = r.Release
+	}
+	var reasons []string
+	r.State, reasons = s.verdict()
+	if s.dryRun != nil {
+		r.Run = s.dryRun
+		if s.dryRun.Result == release.ResultChanged && s.dryRun.Release == st.Applied.Release {
+			r.State = release.StateDrifted
+		}
+	}
+	r.Reason = cut(oneLine(strings.Join(reasons, "; "), release.MaxReasonBytes), release.MaxReasonBytes)
+	return r
+}
+
+// verdict is the VM's state and the sentences that explain it.
+func (s *session) verdict() (state string, why []string) {
+	st := s.state
+	if held := s.held(); held != "" {
+		return release.StateHeld, []string{held}
+	}
+	state = release.StateOK
+	if st.Changed {
+		state = release.StateChanged
+	}
+	bad := func(format string, a ...any) {
+		state, why = release.StateFailed, append(why, fmt.Sprintf(format, a...))
+	}
+	disk := s.diskTrouble()
+	if disk != nil {
+		bad("%s", disk)
+	}
+	q, refused := st.quarantineOf(st.Wanted.Manifest)
+	if refused {
+		bad("%s", q.sentence(st))
+	}
+	if st.Failed && !(refused && st.Applied == st.Wanted) {
+		bad("%s failed: %s", st.Applied.Release, s.lastReason())
+	}
+	if s.problem != nil && !errors.Is(s.problem, ErrUnsuitable) {
+		switch {
+		case st.Applied == ref{}, !away(s.problem) && st.Wanted != st.Applied && !refused:
+			bad("%s", s.problem)
+		default:
+			why = append(why, fmt.Sprintf("%s; %s stays in force", s.problem, st.Applied.Release))
+		}
+	}
+	if s.journal != nil && disk == nil {
+		state = release.StateApplying
+		why = append([]string{s.journal.sentence()}, why...)
+	}
+	return state, why
+}
+
+// sentence says what a quarantine means for this VM.
+func (q quarantined) sentence(st *state) string {
+	switch {
+	case st.Good == ref{}:
+		return q.Reason + "; there is no release here that was ever good"
+	case st.Applied != st.Good:
+		return q.Reason + "; " + st.Good.Release + " is to be applied again"
+	}
+	return fmt.Sprintf("%s; %s was applied again; that does not undo what scripts of %s did", q.Reason, st.Good.Release, q.Release)
+}
+
+func (j *journal) sentence() string {
+	switch {
+	case j.Point == pointRebooting:
+		return j.Target.Release + " waits for a reboot"
+	case j.Stopped:
+		return j.Target.Release + " was stopped and goes on at the next run"
+	}
+	return j.Target.Release + " is being applied"
+}
+
+func (s *session) lastReason() string {
+	if s.state.Last == nil {
+		return "its last run"
+	}
+	return s.state.Last.Reason
+}
+
+// diskTrouble returns the error that only the machine's owner can mend, if
+// there was one.
+func (s *session) diskTrouble() error {
+	for _, err := range s.errs {
+		if errors.Is(err, ErrDisk) || errors.Is(err, store.ErrNoSpace) {
+			return err
+		}
+	}
+	return nil
+}
+
+// conclude writes the status, sends the report if there is something to say,
+// and returns it.
+func (s *session) conclude(ctx context.Context, how int) *release.Report {
+	r := s.report()
+	if s.DryRun {
+		return &r
+	}
+	if note := s.clock.warning(); note != "" && !slices.Contains(s.state.Notes, note) {
+		s.warning(note)
+		r = s.report()
+	}
+	if s.worthSaying(&r) && how != stopped {
+		s.upload(ctx)
+		r = s.report()
+	}
+	s.publishStatus(r)
+	s.writeMetrics(&r)
+	return &r
+}
+
+// worthSaying reports whether the fleet should hear of r now.
+func (s *session) worthSaying(r *release.Report) bool {
+	st := s.state
+	beat := heartbeat - time.Duration(share(st.VM)*float64(heartbeat/12))
+	return s.acted || st.Pending || s.gist(r) != st.Said || due(st.Reported.Add(beat), s.now, heartbeat)
+}
+
+// gist is what makes two reports tell the same.
+func (s *session) gist(r *release.Report) string {
+	g := fmt.Sprintf("%s %s %s %s %s %v %s %s %s", r.State, r.Role, r.Channel, r.Release, r.Wanted, r.Quarantined, kindOf(s.problem), r.Facts.Agent, r.Facts.Platform)
+	return release.DigestOf([]byte(g)).Short()
+}
+
+var problemKinds = []error{
+	bucket.ErrUnavailable, bucket.ErrPermission, bucket.ErrNoBucket, bucket.ErrNotExist,
+	trust.ErrUntrusted, trust.ErrRollback, trust.ErrExpired, trust.ErrNoRelease, trust.ErrNotInit, release.ErrWrongFleet, release.ErrNewer, ErrUnsuitable,
+}
+
+// kindOf names the kind of a problem without its details, which differ from
+// poll to poll.
+func kindOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	for _, k := range problemKinds {
+		if errors.Is(err, k) {
+			return k.Error()
+		}
+	}
+	return "other"
+}
+
+// upload sends the log of the last run and the report. What does not arrive
+// is sent again at the next poll.
+func (s *session) upload(ctx context.Context) {
+	st := s.state
+	was := *st
+	ctx, cancel := context.WithTimeout(ctx, uploadTime)
+	defer cancel()
+	defer s.phase("report", time.Now())
+	st.Sequence = max(st.Sequence+1, s.time().Unix())
+	switch err := s.send(ctx); {
+	case err == nil:
+		st.Reported, st.Pending, st.Notes = s.time().UTC(), false, nil
+		r := s.report()
+		st.Said = s.gist(&r)
+		if note := s.clock.warning(); note != "" {
+			st.Notes = []string{note}
+		}
+	default:
+		st.Pending = true
+		s.warning(fmt.Sprintf("the report has not reached the bucket and is sent again: %s", err))
+		if was.Pending && !s.acted {
+			st.Sequence = was.Sequence
+			return
+		}
+	}
+	s.at("Reported_Leave")
+	if err := s.save(); err != nil {
+		s.logger().Warn("state not written", "err", err)
+	}
+}
+
+func (s *session) send(ctx context.Context) error {
+	if s.clock.Caps().ReadOnly {
+		return nil
+	}
+	if errors.Is(s.problem, bucket.ErrUnavailable) {
+		return s.problem
+	}
+	if err := s.sendLog(ctx); err != nil {
+		return err
+	}
+	s.at("Reported_Enter")
+	return s.store.PutReport(ctx, s.report())
+}
+
+// sendLog uploads the log of the last run, unless it is there already or
+// nothing in it is worth reading.
+func (s *session) sendLog(ctx context.Context) error {
+	last := s.state.Last
+	if last == nil || last.Log != "" || quiet(last) || s.clock.Caps().ReadOnly {
+		return nil
+	}
+	b, err := readBounded(s.Paths.RunLog(last.ID), maxLogHead+maxLogTail+4096)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	name, err := s.store.PutLog(ctx, s.state.VM, s.state.Runs, b)
+	if err != nil {
+		return err
+	}
+	s.state.Runs++
+	last.Log = name
+	return nil
+}
+
+// tryLog uploads the log of a failed run before another run takes its place.
+func (s *session) tryLog(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, uploadTime)
+	defer cancel()
+	if errors.Is(s.problem, bucket.ErrUnavailable) {
+		return
+	}
+	if err := s.sendLog(ctx); err != nil {
+		s.logger().Warn("log not sent", "err", err)
+	}
+}
+
+// publishStatus writes r for programs on this VM. A disk that is full is no
+// reason to stop.
+func (s *session) publishStatus(r release.Report) {
+	if s.DryRun {
+		return
+	}
+	b, err := r.Bytes()
+	if err == nil {
+		err = os.MkdirAll(s.Paths.Run(), 0o755)
+	}
+	if err == nil {
+		err = replaceFile(s.Paths.Status(), b, 0o644)
+	}
+	if err == nil && (s.acted || s.journal != nil || s.gist(&r) != s.said) {
+		err = replaceFile(s.Paths.StatusCopy(), b, 0o600)
+	}
+	if err != nil {
+		s.logger().Warn("status not written", "err", err)
+	}
+}

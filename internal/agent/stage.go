@@ -1,0 +1,278 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/release"
+	"github.com/bootwell/bootwell/internal/store"
+	"github.com/bootwell/bootwell/internal/trust"
+)
+
+// A target is a release that is whole on the disk and can be run.
+type target struct {
+	ref
+	manifest *release.Manifest
+	role     release.Role
+	dir      string
+	size     int64 // bytes fetched to get it
+}
+
+// look brings Wanted up to date: one conditional GET, and more only when
+// something changed. What stands in the way becomes the session's problem.
+func (s *session) look(ctx context.Context) {
+	defer s.phase("poll", time.Now())
+	if err := s.readChannel(ctx); err != nil {
+		s.trouble(err)
+	}
+}
+
+func (s *session) readChannel(ctx context.Context) error {
+	changed, err := s.trust.Poll(ctx)
+	if err != nil {
+		return err
+	}
+	if changed {
+		s.view, err = s.trust.Refresh(ctx)
+	} else {
+		s.view, err = s.trust.Last()
+	}
+	if err != nil {
+		return err
+	}
+	for _, w := range s.view.Warn {
+		s.warning(w)
+	}
+	if s.view.Timestamp == s.state.Metadata {
+		return nil
+	}
+	ch, err := s.store.Channel(ctx, s.view, s.Config.Project, s.Config.Channel)
+	if err != nil {
+		return err
+	}
+	s.state.want(ref{ch.Release, ch.Manifest}, ch.Floor, s.view.Timestamp)
+	if err := s.save(); err != nil {
+		return err
+	}
+	s.at("Polled")
+	return nil
+}
+
+// trouble notes that the bucket's word could not be had or used. The VM goes
+// on with what it has.
+func (s *session) trouble(err error) {
+	if s.problem == nil {
+		s.problem = err
+	}
+	s.fail(err)
+	s.note("%s", err)
+}
+
+// acquire makes the release r whole on the disk: from what is there, else
+// from the bucket.
+func (s *session) acquire(ctx context.Context, r ref) (*target, error) {
+	m, err := s.manifest(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	s.at("Fetched")
+	role, err := suits(m, s.Config.Role, s.facts.Platform)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkFloor(m); err != nil {
+		return nil, err
+	}
+	s.at("Verified")
+	t := &target{ref: r, manifest: m, role: role, dir: s.Paths.Tree(r.Manifest)}
+	if err := s.stage(ctx, t); err != nil {
+		return nil, err
+	}
+	s.at("Staged")
+	return t, nil
+}
+
+// manifest returns the manifest of r from the disk or the bucket.
+func (s *session) manifest(ctx context.Context, r ref) (*release.Manifest, error) {
+	if m := s.kept(r.Manifest); m != nil {
+		return m, nil
+	}
+	defer s.phase("manifest", time.Now())
+	if s.view == nil {
+		v, err := s.trust.Last()
+		if err != nil {
+			return nil, err
+		}
+		s.view = v
+	}
+	m, err := s.store.Manifest(ctx, s.view, r.Release, s.kept(s.state.Applied.Manifest))
+	if err != nil {
+		return nil, err
+	}
+	b, err := m.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	if release.DigestOf(b) != r.Manifest {
+		return nil, fmt.Errorf("manifest of %s is not the one that channel %s names: %w", r.Release, s.Config.Channel, trust.ErrUntrusted)
+	}
+	return m, replaceFile(s.Paths.Manifest(r.Manifest), b, 0o644)
+}
+
+// kept returns the manifest with digest d as it lies on the disk, or nil.
+func (s *session) kept(d release.Digest) *release.Manifest {
+	if d.IsZero() {
+		return nil
+	}
+	b, err := readBounded(s.Paths.Manifest(d), release.MaxManifestBytes)
+	if err != nil || release.DigestOf(b) != d {
+		return nil
+	}
+	m, err := release.ParseManifest(b)
+	if err != nil {
+		return nil
+	}
+	return m
+}
+
+// suits returns the role of a release for this VM.
+func suits(m *release.Manifest, name, platform string) (release.Role, error) {
+	role, ok := m.Roles[name]
+	if !ok {
+		have := make([]string, 0, len(m.Roles))
+		for n := range m.Roles {
+			have = append(have, n)
+		}
+		slices.Sort(have)
+		return role, fmt.Errorf("%s has no role %s (it has %s): %w", m.Name(), name, cut(strings.Join(have, ", "), 200), ErrUnsuitable)
+	}
+	if len(role.Platforms) > 0 && !slices.ContainsFunc(role.Platforms, func(p string) bool { return onPlatform(p, platform) }) {
+		return role, fmt.Errorf("role %s of %s is for %s, and this VM is %s: %w",
+			name, m.Name(), strings.Join(role.Platforms, ", "), platform, ErrUnsuitable)
+	}
+	return role, nil
+}
+
+// onPlatform reports whether glob means platform; rocky-9 means rocky-9.3 too.
+func onPlatform(glob, platform string) bool {
+	major, _, _ := strings.Cut(platform, ".")
+	for _, p := range []string{platform, major} {
+		if ok, err := path.Match(glob, p); ok && err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// checkFloor refuses a release older than what this VM has accepted, unless
+// the signed channel allows to go back that far. What the VM was good with is
+// never refused.
+func (s *session) checkFloor(m *release.Manifest) error {
+	if s.state.Good.Release == m.Name() {
+		return nil
+	}
+	floor, err := s.trust.Floor()
+	if err != nil {
+		return err
+	}
+	if m.Number < floor && (s.state.Floor == 0 || m.Number < s.state.Floor) {
+		return fmt.Errorf("%s is older than %s, which this VM has accepted: %w", m.Name(), release.Name(floor), trust.ErrRollback)
+	}
+	return nil
+}
+
+// stage makes t's tree whole. It asks the bucket only when something in the
+// tree is missing or wrong.
+func (s *session) stage(ctx context.Context, t *target) error {
+	defer s.phase("stage", time.Now())
+	st := store.Staged{Dir: t.dir, Manifest: t.manifest}
+	if isDir(t.dir) {
+		err := store.VerifyStaged(ctx, st, s.Config.Role)
+		if err == nil {
+			return s.accept(t)
+		}
+		if ctx.Err() != nil {
+			return err
+		}
+		s.note("the tree of %s is not whole and is repaired: %s", t.Release, err)
+	}
+	stats, err := s.store.Stage(ctx, t.manifest, store.StageOptions{
+		Dir: t.dir, Role: s.Config.Role, Reuse: s.reusable(t.Manifest),
+		Progress: func(p store.Progress) {
+			s.tell(Event{Kind: EventStage, Release: t.Release, Phase: p.Phase, Done: p.Done, Total: p.Total})
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("stage %s: %w", t.Release, diskError(err))
+	}
+	t.size = stats.Fetched
+	return s.accept(t)
+}
+
+// accept raises the floor to a release that is whole here.
+func (s *session) accept(t *target) error {
+	if s.DryRun || t.ref != s.state.Wanted {
+		return nil
+	}
+	return s.trust.RaiseFloor(t.manifest.Number)
+}
+
+// reusable are the trees whose unchanged files need not be fetched again.
+func (s *session) reusable(not release.Digest) []store.Staged {
+	var out []store.Staged
+	for _, d := range []release.Digest{s.state.Applied.Manifest, s.state.Good.Manifest} {
+		if d == not || d.IsZero() || len(out) > 0 && out[0].Dir == s.Paths.Tree(d) || !isDir(s.Paths.Tree(d)) {
+			continue
+		}
+		if m := s.kept(d); m != nil {
+			out = append(out, store.Staged{Dir: s.Paths.Tree(d), Manifest: m})
+		}
+	}
+	return out
+}
+
+// collect removes the trees that nothing refers to any more.
+func (s *session) collect() {
+	keep := map[string]bool{s.state.Wanted.Manifest.Hex(): true, s.state.Applied.Manifest.Hex(): true, s.state.Good.Manifest.Hex(): true}
+	if s.journal != nil {
+		keep[s.journal.Target.Manifest.Hex()] = true
+	}
+	for _, link := range []string{s.Paths.Current(), s.Paths.LastGood()} {
+		if t, err := os.Readlink(link); err == nil {
+			keep[filepath.Base(t)] = true
+		}
+	}
+	entries, err := os.ReadDir(s.Paths.Releases())
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if !keep[strings.TrimSuffix(e.Name(), ".json")] {
+			if err := os.RemoveAll(filepath.Join(s.Paths.Releases(), e.Name())); err != nil {
+				s.logger().Warn("old release not removed", "name", e.Name(), "err", err)
+			}
+		}
+	}
+}
+
+// away reports whether err only means that the bucket could not be asked.
+func away(err error) bool {
+	for _, e := range []error{bucket.ErrUnavailable, bucket.ErrPermission, bucket.ErrNoBucket, context.DeadlineExceeded} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *session) phase(name string, from time.Time) {
+	s.phases[name] += time.Since(from).Seconds()
+}

@@ -1,0 +1,238 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/bootwell/bootwell/internal/release"
+)
+
+const (
+	stateSchema   = 1
+	maxStateBytes = 8 << 20
+
+	defaultPoll    = 5 * time.Minute
+	defaultReapply = time.Hour
+	maxBackoff     = time.Hour
+	heartbeat      = 24 * time.Hour
+)
+
+// A ref names a release by its number and its manifest.
+type ref struct {
+	Release  string         `json:"release"`
+	Manifest release.Digest `json:"manifest"`
+}
+
+// A quarantined release is refused on this VM.
+type quarantined struct {
+	ref
+	Reason string    `json:"reason"`
+	Since  time.Time `json:"since"`
+}
+
+// A state is what the VM has and remembers between runs.
+type state struct {
+	Schema int `json:"schema"`
+
+	VM         string `json:"vm"`
+	InstanceID string `json:"instance_id,omitempty"` // that VM was named for
+	Machine    string `json:"machine,omitempty"`     // hash of the machine-id it was named on
+	Role       string `json:"role,omitempty"`
+	Channel    string `json:"channel,omitempty"`
+	Platform   string `json:"platform,omitempty"`
+
+	Wanted   ref   `json:"wanted,omitzero"`    // what the channel says, as last verified
+	Floor    int   `json:"floor,omitempty"`    // of that channel
+	Metadata int64 `json:"metadata,omitempty"` // timestamp version in which Wanted was read
+
+	Applied     ref                `json:"applied,omitzero"` // whose steps ran last
+	Failed      bool               `json:"failed,omitempty"` // how that ended
+	Changed     bool               `json:"changed,omitempty"`
+	Good        ref                `json:"good,omitzero"` // last that passed its checks
+	Attempts    map[string]int     `json:"attempts,omitempty"`
+	Quarantine  []quarantined      `json:"quarantine,omitempty"`
+	Failures    int                `json:"failures,omitempty"`  // runs that failed one after the other
+	NextRetry   time.Time          `json:"next_retry,omitzero"` // after a failure
+	NextReapply time.Time          `json:"next_reapply,omitzero"`
+	Poll        release.Duration   `json:"poll,omitempty"`
+	Reapply     release.Duration   `json:"reapply,omitempty"`
+	LastSuccess time.Time          `json:"last_success,omitzero"`
+	Last        *release.Run       `json:"last,omitempty"`
+	Runs        int64              `json:"runs,omitempty"` // counts uploaded logs
+	History     []release.RunBrief `json:"history,omitempty"`
+
+	Sequence int64     `json:"sequence,omitempty"`
+	Reported time.Time `json:"reported,omitzero"` // the last report that arrived
+	Said     string    `json:"said,omitempty"`    // the gist of it
+	Pending  bool      `json:"pending,omitempty"` // a report has not arrived
+	Notes    []string  `json:"notes,omitempty"`   // for the next report's warnings
+}
+
+// loadState reads the state. A state that cannot be read is set aside and
+// begins anew: everything in it can be learned again, so a torn file must not
+// stop a VM. The note then says so.
+func loadState(p Paths) (st *state, note string, err error) {
+	b, err := readBounded(p.StateFile(), maxStateBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &state{Schema: stateSchema}, "", nil
+	}
+	if err == nil {
+		st, err = parseState(b)
+	}
+	if errors.Is(err, release.ErrNewer) {
+		return nil, "", fmt.Errorf("%s: %w", p.StateFile(), err)
+	}
+	if err != nil {
+		setAside(p.StateFile())
+		return &state{Schema: stateSchema}, fmt.Sprintf("the state of this VM could not be read and was begun anew (%s)", oneLine(err.Error(), 200)), nil
+	}
+	return st, "", nil
+}
+
+// parseState reads and bounds the text of a state.
+func parseState(b []byte) (*state, error) {
+	st := &state{}
+	if err := json.Unmarshal(b, st); err != nil {
+		return nil, fmt.Errorf("parse state: %w", err)
+	}
+	if st.Schema > stateSchema {
+		return nil, fmt.Errorf("parse state: schema %d: %w", st.Schema, release.ErrNewer)
+	}
+	if st.Schema < 1 || st.VM != "" && !release.ValidVM(st.VM) {
+		return nil, fmt.Errorf("parse state: %w", release.ErrFormat)
+	}
+	if len(st.History) > release.MaxHistory {
+		st.History = st.History[:release.MaxHistory]
+	}
+	if len(st.Notes) > 20 {
+		st.Notes = st.Notes[:20]
+	}
+	return st, nil
+}
+
+func (st *state) poll() time.Duration    { return orDefault(st.Poll, defaultPoll) }
+func (st *state) reapply() time.Duration { return orDefault(st.Reapply, defaultReapply) }
+
+func orDefault(d release.Duration, v time.Duration) time.Duration {
+	if d <= 0 {
+		return v
+	}
+	return d.Std()
+}
+
+// identify gives the VM its name, once. It returns true when the disk has
+// become another VM's: cloud-init (or, without it, the machine-id) names
+// another instance than the one this state belongs to. The copy is a new VM.
+// It keeps the staged trees and nothing that was said or counted.
+func (st *state) identify(f release.Facts, machine string) (cloned bool) {
+	switch {
+	case st.VM == "":
+	case f.InstanceID != "":
+		cloned = f.InstanceID != st.InstanceID
+	default:
+		cloned = machine != "" && st.Machine != "" && machine != st.Machine
+	}
+	if cloned {
+		*st = state{
+			Schema: st.Schema, Wanted: st.Wanted, Floor: st.Floor, Metadata: st.Metadata,
+			Poll: st.Poll, Reapply: st.Reapply,
+			Notes: []string{fmt.Sprintf("this disk is a copy of %s: it was begun anew under its own name", st.VM)},
+		}
+	}
+	if st.VM == "" {
+		st.VM, st.InstanceID, st.Machine = vmName(f, machine), f.InstanceID, machine
+	}
+	return cloned
+}
+
+// settle forgets what no longer holds when the VM got another role, channel
+// or operating system.
+func (st *state) settle(role, channel, platform string) {
+	if st.Channel != "" && st.Channel != channel {
+		st.Wanted, st.Floor, st.Metadata = ref{}, 0, 0
+	}
+	if st.Role != "" && st.Role != role {
+		st.Applied, st.Good = ref{}, ref{}
+	}
+	if st.Role != role || st.Channel != channel || st.Platform != platform {
+		st.Quarantine, st.Attempts = nil, nil
+	}
+	st.Role, st.Channel, st.Platform = role, channel, platform
+}
+
+// want records what the channel says. Another release ends the quarantine of
+// those before it.
+func (st *state) want(r ref, floor int, metadata int64) {
+	st.Metadata, st.Floor = metadata, floor
+	if st.Wanted == r {
+		return
+	}
+	st.Wanted = r
+	st.release(func(d release.Digest) bool { return d == r.Manifest })
+}
+
+// release ends the quarantine, and forgets the attempts, of all manifests but
+// those to keep.
+func (st *state) release(keep func(release.Digest) bool) {
+	st.Quarantine = slices.DeleteFunc(st.Quarantine, func(q quarantined) bool { return !keep(q.Manifest) })
+	maps.DeleteFunc(st.Attempts, func(k string, _ int) bool {
+		d, err := release.ParseDigest(k)
+		return err != nil || !keep(d)
+	})
+}
+
+func (st *state) quarantineOf(d release.Digest) (quarantined, bool) {
+	for _, q := range st.Quarantine {
+		if q.Manifest == d {
+			return q, true
+		}
+	}
+	return quarantined{}, false
+}
+
+func (st *state) refuse(r ref, reason string, now time.Time) {
+	if _, ok := st.quarantineOf(r.Manifest); !ok {
+		st.Quarantine = append(st.Quarantine, quarantined{ref: r, Reason: cut(reason, release.MaxReasonBytes), Since: now})
+	}
+}
+
+func (st *state) attempts(d release.Digest) int { return st.Attempts[d.String()] }
+
+func (st *state) attempt(d release.Digest) int {
+	if st.Attempts == nil {
+		st.Attempts = map[string]int{}
+	}
+	st.Attempts[d.String()]++
+	return st.Attempts[d.String()]
+}
+
+// backoff is how long to wait after the nth failure in a row: 1, 2, 4 … polls
+// up to an hour, and a tenth more that differs from VM to VM.
+func backoff(poll time.Duration, n int, vm string) time.Duration {
+	d := max(poll, time.Second)
+	for i := 1; i < n && d < maxBackoff; i++ {
+		d *= 2
+	}
+	d = max(min(d, maxBackoff), poll)
+	return d + time.Duration(float64(d)/10*share(fmt.Sprintf("%s %d", vm, n)))
+}
+
+// share is a number from 0 to 1 that is always the same for the same key.
+func share(key string) float64 {
+	d := release.DigestOf([]byte(key)).Hex()
+	var n uint32
+	fmt.Sscanf(d[:8], "%x", &n)
+	return float64(n) / float64(1<<32)
+}
+
+// due reports whether at has come. A moment too far ahead was written by a
+// clock that was wrong then, and counts as come, so that a clock set back
+// cannot stop a VM for years.
+func due(at, now time.Time, interval time.Duration) bool {
+	return !now.Before(at) || at.Sub(now) > interval+interval/4+heartbeat/24
+}

@@ -1,0 +1,246 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bootwell/bootwell/internal/release"
+)
+
+// Errors of looking at a VM.
+var (
+	ErrNoStatus  = errors.New("no run has ended on this VM yet")
+	ErrNoRun     = errors.New("no such run on this VM")
+	ErrUnhealthy = errors.New("this VM is not in order") // Wait: failed or held
+)
+
+// Status returns the last report of this VM, without network. The state is
+// held or applying when that is so at this moment. ErrNoStatus when the agent
+// has not run yet.
+func Status(p Paths) (*release.Report, error) {
+	r, err := lastReport(p)
+	if err != nil {
+		return nil, err
+	}
+	s := session{Agent: &Agent{Paths: p}}
+	if held := s.held(); held != "" {
+		r.State, r.Reason = release.StateHeld, held
+	} else if j, err := peekJournal(p); err == nil && (j.Point == pointRebooting || j.alive(p)) {
+		r.State, r.Reason = release.StateApplying, j.sentence()
+	}
+	return r, nil
+}
+
+// alive reports whether the agent that wrote j still runs. A look at the lock
+// would tell too, but could keep an agent out that starts at that moment.
+func (j *journal) alive(p Paths) bool {
+	if j.PID <= 0 || j.BootID != bootID(p) {
+		return false
+	}
+	err := unix.Kill(j.PID, 0)
+	return err == nil || errors.Is(err, unix.EPERM)
+}
+
+// lastReport reads the status file, or its copy after a reboot.
+func lastReport(p Paths) (*release.Report, error) {
+	var errs []error
+	for _, name := range []string{p.Status(), p.StatusCopy()} {
+		b, err := readBounded(name, release.MaxReportBytes)
+		if err == nil {
+			var r *release.Report
+			if r, err = release.ParseReport(b); err == nil {
+				return r, nil
+			}
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("read status: %w", err))
+		}
+	}
+	if len(errs) == 0 {
+		return nil, ErrNoStatus
+	}
+	return nil, errors.Join(errs...)
+}
+
+// peekJournal reads the journal without mending anything.
+func peekJournal(p Paths) (*journal, error) {
+	b, err := readBounded(p.Journal(), maxJournal)
+	if err != nil {
+		return nil, err
+	}
+	return parseJournal(b)
+}
+
+// Wait returns the report once the VM has settled: nil error when it is ok or
+// changed, ErrUnhealthy when it failed or is held. Until then it looks again
+// every so often. When ctx ends, its error comes with the last report, if any.
+func Wait(ctx context.Context, p Paths, every time.Duration) (*release.Report, error) {
+	t := time.NewTicker(max(every, 10*time.Millisecond))
+	defer t.Stop()
+	for {
+		r, err := Status(p)
+		switch {
+		case err != nil:
+			if !errors.Is(err, ErrNoStatus) {
+				return nil, err
+			}
+		case r.State == release.StateOK || r.State == release.StateChanged:
+			return r, nil
+		case r.State != release.StateApplying:
+			return r, fmt.Errorf("%s: %s: %w", r.State, r.Reason, ErrUnhealthy)
+		}
+		select {
+		case <-ctx.Done():
+			return r, context.Cause(ctx)
+		case <-t.C:
+		}
+	}
+}
+
+// Why explains in sentences what state the VM is in and what the next poll
+// will do, without network.
+func Why(p Paths, now time.Time) ([]string, error) {
+	b, err := readBounded(p.StateFile(), maxStateBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return []string{"Nothing was applied on this VM yet.", "The next poll applies the release of its channel."}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read state: %w", err)
+	}
+	st, err := parseState(b)
+	if err != nil {
+		return nil, err
+	}
+	out := st.story()
+	s := session{Agent: &Agent{Paths: p}}
+	if held := s.held(); held != "" {
+		return append(out, fmt.Sprintf("No run begins: %s. Remove %s to go on.", held, p.Hold())), nil
+	}
+	j, _ := peekJournal(p)
+	return append(out, st.next(j, now)...), nil
+}
+
+// story tells what was.
+func (st *state) story() []string {
+	var out []string
+	switch {
+	case st.Applied == ref{}:
+		out = append(out, "Nothing was applied on this VM yet.")
+	case st.Failed:
+		out = append(out, fmt.Sprintf("%s was applied last and failed: %s.", st.Applied.Release, lastOf(st)))
+	case st.Changed:
+		out = append(out, fmt.Sprintf("%s was applied last and changed something.", st.Applied.Release))
+	default:
+		out = append(out, fmt.Sprintf("%s was applied last and changed nothing.", st.Applied.Release))
+	}
+	if st.Wanted != (ref{}) {
+		out = append(out, fmt.Sprintf("Channel %s names %s.", st.Channel, st.Wanted.Release))
+	}
+	for _, q := range st.Quarantine {
+		out = append(out, fmt.Sprintf("%s is refused here since %s: %s. Another release on the channel ends that, or: bootwell-agent apply --force", q.Release, q.Since.Local().Format("2 Jan 15:04"), q.Reason))
+	}
+	if st.Pending {
+		out = append(out, "The last report has not reached the bucket; it is sent again with the next poll.")
+	}
+	return out
+}
+
+func lastOf(st *state) string {
+	if st.Last == nil || st.Last.Reason == "" {
+		return "no reason is known"
+	}
+	return st.Last.Reason
+}
+
+// next tells what will be, if the channel names nothing new meanwhile.
+func (st *state) next(j *journal, now time.Time) []string {
+	if j != nil && j.Point == pointRebooting {
+		return []string{fmt.Sprintf("%s waits for a reboot and then goes on with step %d.", j.Target.Release, j.Step+1)}
+	}
+	d := decide(st, j, Options{}, now)
+	switch {
+	case d.target == ref{}:
+		return []string{"The next poll runs nothing: there is no release to run until the channel names another one."}
+	case !d.run && d.why == release.WhyRetry:
+		return []string{fmt.Sprintf("%s is tried again about %s (failure %d in a row).", d.target.Release, st.NextRetry.Local().Format("15:04"), st.Failures)}
+	case !d.run:
+		return []string{fmt.Sprintf("The next poll runs nothing unless the channel names another release. %s is applied again about %s.", d.target.Release, st.NextReapply.Local().Format("15:04"))}
+	}
+	because := map[string]string{
+		release.WhyFirst: "nothing was applied yet", release.WhyRelease: "it is another release than the one applied last",
+		release.WhyRetry: "the last run failed", release.WhyReapply: "the re-apply interval has passed",
+		release.WhyPower: "the last run was cut off",
+	}[d.why]
+	return []string{fmt.Sprintf("The next poll applies %s: %s.", d.target.Release, because)}
+}
+
+// Runs returns the results of the runs that are kept on the VM, newest first.
+func Runs(p Paths) ([]release.Run, error) {
+	var out []release.Run
+	for _, id := range runIDs(p) {
+		b, err := readBounded(p.RunResult(id), maxStateBytes)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		var f runFile
+		if err == nil {
+			err = json.Unmarshal(b, &f)
+		}
+		if err != nil {
+			return out, fmt.Errorf("read run %s: %w", id, err)
+		}
+		out = append(out, f.Run)
+	}
+	return out, nil
+}
+
+// Phases returns how many seconds each part of a run's call took up to its
+// result: poll, manifest, stage, steps, checks.
+func Phases(p Paths, id string) (map[string]float64, error) {
+	if !validRunID(id) {
+		return nil, fmt.Errorf("run %.40q: %w", id, ErrNoRun)
+	}
+	b, err := readBounded(p.RunResult(id), maxStateBytes)
+	if err != nil {
+		return nil, fmt.Errorf("run %s: %w", id, ErrNoRun)
+	}
+	var f runFile
+	if err := json.Unmarshal(b, &f); err != nil {
+		return nil, fmt.Errorf("read run %s: %w", id, err)
+	}
+	return f.Phases, nil
+}
+
+// Logs returns the log of a run, at most 4 MiB; id "" is the newest run. With
+// step, only what that step wrote ("checks": the checks). ErrNoRun when there
+// is no such run or step in it.
+func Logs(p Paths, id, step string) ([]byte, error) {
+	if id == "" {
+		ids := runIDs(p)
+		if len(ids) == 0 {
+			return nil, ErrNoRun
+		}
+		id = ids[0]
+	}
+	if !validRunID(id) {
+		return nil, fmt.Errorf("run %.40q: %w", id, ErrNoRun)
+	}
+	b, err := readBounded(p.RunLog(id), maxLogHead+maxLogTail+4096)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("run %s: %w", id, ErrNoRun)
+	}
+	if err != nil || step == "" {
+		return b, err
+	}
+	part, ok := sectionOf(string(b), step)
+	if !ok {
+		return nil, fmt.Errorf("step %q of run %s: %w", step, id, ErrNoRun)
+	}
+	return []byte(part), nil
+}
