@@ -243,7 +243,8 @@ func CheckPath(p string) error {
 }
 
 // CheckLink reports why a symbolic link at p may not point to target: the
-// target must be relative and stay within the tree.
+// target must be relative and stay within the tree. A ".." after a name is
+// refused, since that name may be a link to somewhere higher up.
 func CheckLink(p, target string) error {
 	if target == "" || !utf8.ValidString(target) || strings.ContainsRune(target, 0) || len(target) > MaxPathBytes {
 		return fmt.Errorf("link target %.200q", target)
@@ -253,6 +254,13 @@ func CheckLink(p, target string) error {
 	}
 	if c := path.Join(path.Dir(p), target); c == ".." || strings.HasPrefix(c, "../") {
 		return fmt.Errorf("link to %.200q points outside the project", target)
+	}
+	named := false
+	for part := range strings.SplitSeq(target, "/") {
+		if part == ".." && named {
+			return fmt.Errorf("link to %.200q goes up again after a name", target)
+		}
+		named = named || part != ".." && part != "." && part != ""
 	}
 	return nil
 }
