@@ -114,7 +114,7 @@ func (u *update) pass(local files) (got files, err error) {
 	}
 	newest, err := u.refresh(local, dir)
 	if err != nil {
-		return nil, refusal(u.last, u.lastBytes, u.ref, err)
+		return nil, u.refusal(err)
 	}
 	return u.collect(local, dir, newest)
 }
@@ -148,6 +148,15 @@ func (u *update) refresh(local files, dir string) (root int64, err error) {
 		}
 	}
 	return up.GetTrustedMetadataSet().Root.Signed.Version, nil
+}
+
+// refusal names the file that was refused: the one asked for last, but an
+// expired timestamp of a known version shows only when the snapshot is there.
+func (u *update) refusal(err error) error {
+	if errors.Is(err, &metadata.ErrExpiredMetadata{}) && strings.HasPrefix(message(err), timestampFile) {
+		return refusal(timestampFile, u.timestamp, u.ref, err)
+	}
+	return refusal(u.last, u.lastBytes, u.ref, err)
 }
 
 func (u *update) collect(local files, dir string, newest int64) (files, error) {
