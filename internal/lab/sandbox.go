@@ -126,7 +126,6 @@ func (d Sandbox) boot(ctx context.Context, mode idMode) (*sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer theirs.Close()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{sandboxArg}
 	cmd.Env = []string{childEnv}
@@ -135,7 +134,9 @@ func (d Sandbox) boot(ctx context.Context, mode idMode) (*sandbox, error) {
 	cmd.SysProcAttr = namespaces(mode, d.HostNetwork)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
+	err = cmd.Start()
+	_ = theirs.Close()
+	if err != nil {
 		_ = ours.Close()
 		return nil, startError(err)
 	}

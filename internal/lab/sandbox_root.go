@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -47,7 +46,10 @@ func makeRoot(s setup) error {
 	if err != nil {
 		return err
 	}
-	disks := diskMounts()
+	host, err := hostMounts()
+	if err != nil {
+		return err
+	}
 	if err := mount("tmpfs", workshop, "tmpfs", 0, "mode=0755"); err != nil {
 		return err
 	}
@@ -59,11 +61,11 @@ func makeRoot(s setup) error {
 	if err := fillUpper(s); err != nil {
 		return err
 	}
-	if err := overlay("/", newRoot, upperDir, overWork, s.UserNS); err != nil {
+	if err := mount(newRoot, newRoot, "", unix.MS_BIND, ""); err != nil {
 		return err
 	}
-	for i, m := range disks {
-		overlayDisk(i, m, s.UserNS)
+	if err := (&layers{mounts: host, userNS: s.UserNS}).add("/"); err != nil {
+		return err
 	}
 	for _, step := range []func() error{mountKernel, mountDevices, emptyFolders} {
 		if err := step(); err != nil {
@@ -84,53 +86,6 @@ func mount(source, target, fstype string, flags uintptr, data string) error {
 		return fmt.Errorf("mount %s on %s: %w", fstype, strings.TrimPrefix(target, newRoot), err)
 	}
 	return nil
-}
-
-func overlay(lower, target, upper, work string, userNS bool) error {
-	data := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lower, upper, work)
-	if userNS {
-		// Deleted folders are marked in user.* attributes there; kernels
-		// before 6.6 have none on tmpfs and take the mount without.
-		if unix.Mount("overlay", target, "overlay", 0, data+",userxattr") == nil {
-			return nil
-		}
-	}
-	return mount("overlay", target, "overlay", 0, data)
-}
-
-// diskMounts are the host's other file systems with programs or data.
-func diskMounts() []string {
-	b, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil
-	}
-	disks := []string{"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "erofs", "squashfs", "overlay"}
-	covered := []string{"/run/", "/tmp/", "/var/tmp/", "/home", "/root", "/proc/", "/dev/", "/sys/", "/boot", "/snap/", "/var/lib/docker/"}
-	var out []string
-	for line := range strings.Lines(string(b)) {
-		head, rest, ok := strings.Cut(line, " - ")
-		f := strings.Fields(head)
-		if !ok || len(f) < 5 || f[4] == "/" || strings.Contains(f[4], `\`) {
-			continue
-		}
-		fstype, _, _ := strings.Cut(rest, " ")
-		if !slices.Contains(disks, fstype) || slices.ContainsFunc(covered, func(p string) bool { return strings.HasPrefix(f[4]+"/", p) }) {
-			continue
-		}
-		if fi, err := os.Stat(f[4]); err == nil && fi.IsDir() && !slices.Contains(out, f[4]) {
-			out = append(out, f[4])
-		}
-	}
-	return out
-}
-
-// overlayDisk adds one more of the host's file systems. A machine without it
-// is still a machine, so an error is nothing.
-func overlayDisk(i int, path string, userNS bool) {
-	upper, work := fmt.Sprintf("%s%d", upperDir, i), fmt.Sprintf("%s%d", overWork, i)
-	if os.Mkdir(upper, 0o755) == nil && os.Mkdir(work, 0o755) == nil {
-		_ = overlay(path, newRoot+path, upper, work, userNS)
-	}
 }
 
 func mountKernel() error {

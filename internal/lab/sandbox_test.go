@@ -28,7 +28,7 @@ func TestSandboxIsAMachineOfItsOwn(t *testing.T) {
 		"only loopback":     {"ls /sys/class/net | grep -v '^[a-z]*[0-9]$'", "lo"},
 		"few processes":     {"ls -d /proc/[0-9]* | wc -l", "5"},
 		"writes anywhere":   {"echo x >/etc/new; echo y >/usr/local/bin/new; echo z >>/etc/passwd; cat /etc/new /usr/local/bin/new; tail -1 /etc/passwd", "x\ny\nz"},
-		"replaces programs": {"rm /bin/ls && echo gone", "gone"},
+		"replaces programs": {"rm /bin/dir && echo gone", "gone"},
 		"own machine id":    {"grep -c -x " + strings.TrimSpace(string(host)) + ". /etc/machine-id || true", "0"},
 		"devices":           {"echo x >/dev/null; head -c 3 /dev/zero | wc -c; test -w /dev/console && echo console", "3\nconsole"},
 	} {
@@ -193,6 +193,11 @@ func TestSandboxAdminWork(t *testing.T) {
 		if got := run(t, inst, "useradd --system --no-create-home demo && id -un demo"); got != "demo" {
 			t.Errorf("got %q", got)
 		}
+		// Only a machine with more ids than root's can have a home for it.
+		const full = `awk '{n+=$3} END {exit n>1}' /proc/self/uid_map && echo other || { useradd -m other && su other -c 'touch ~/x && id -un'; }`
+		if got := run(t, inst, full); got != "other" {
+			t.Errorf("got %q", got)
+		}
 	}
 	if _, err := exec.LookPath("dpkg"); err == nil {
 		const deb = `set -e; cd /tmp; mkdir -p p/DEBIAN p/usr/share/labtest
@@ -242,5 +247,22 @@ func TestSandboxAsUser(t *testing.T) {
 			needs.Skip(t, "user-namespaces", tail(string(out), 400))
 		}
 		t.Errorf("the machine was not made:\n%s", out)
+	}
+}
+
+// TestSandboxSaysWhenForbidden runs a test of this file where the kernel
+// allows no namespaces.
+func TestSandboxSaysWhenForbidden(t *testing.T) {
+	unshare, setpriv := needs.Tool(t, "unshare"), needs.Tool(t, "setpriv")
+	cmd := exec.Command(unshare, "--user", "--map-root-user", "sh", "-c",
+		`echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"`, "sh",
+		setpriv, "--bounding-set=-all", "--inh-caps=-all", os.Args[0], "-test.run", "^TestSandboxConsole$", "-test.v")
+	cmd.Env = append(os.Environ(), "BOOTWELL_TEST_MUST=")
+	out, err := cmd.CombinedOutput()
+	if err != nil && strings.Contains(string(out), "unshare:") {
+		needs.Skip(t, "user-namespaces", tail(string(out), 300))
+	}
+	if !strings.Contains(string(out), "the kernel allows this process no namespaces") || !strings.Contains(string(out), "--- SKIP: TestSandboxConsole") {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

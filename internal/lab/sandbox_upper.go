@@ -24,9 +24,6 @@ import (
 // are copied.
 func fillUpper(s setup) error {
 	if s.UserNS {
-		if err := ownRoot(); err != nil {
-			return err
-		}
 		if err := ownTree("/", 0); err != nil {
 			return err
 		}
@@ -86,9 +83,11 @@ const (
 )
 
 // unowned are folders that are mounted over, or that no program changes.
-var unowned = [...]string{"/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/root", "/home", "/boot", "/lost+found", "/usr/share/doc", "/usr/include", "/var/lib/docker", "/var/lib/containerd"}
+var unowned = [...]string{"/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/root", "/home", "/boot", "/mnt", "/media", "/usr/share/doc", "/usr/include", "/var/lib/docker", "/var/lib/containerd"}
 
-func ownRoot() error { return os.Chmod(upperDir, 0o755) }
+// rewritten are folders outside /etc whose files are rewritten or locked in
+// place by the package manager.
+var rewritten = [...]string{"/var/lib/dpkg", "/var/lib/dpkg/triggers", "/var/lib/dpkg/updates", "/var/cache/debconf", "/var/lib/apt/lists", "/var/cache/apt/archives"}
 
 // ownTree repeats the folders below dir. What cannot be read is left out.
 func ownTree(dir string, depth int) error {
@@ -106,7 +105,7 @@ func ownTree(dir string, depth int) error {
 					return err
 				}
 			}
-		case e.Type().IsRegular() && (etc || dir == "/var/lib/dpkg"):
+		case e.Type().IsRegular() && (etc || slices.Contains(rewritten[:], dir)):
 			if err := ownFile(path); err != nil {
 				return err
 			}
@@ -127,12 +126,17 @@ func ownFolder(path string) bool {
 	return os.Mkdir(upperDir+path, 0o700) == nil && os.Chmod(upperDir+path, fi.Mode()|0o700) == nil
 }
 
+// ownFile copies a file, or covers one that only the host's root may read,
+// such as a lock file.
 func ownFile(path string) error {
 	fi, err := os.Lstat(path)
 	if err != nil || fi.Size() > copyLimit && filepath.Dir(path) != "/var/lib/dpkg" {
 		return nil
 	}
 	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return unix.Mknod(upperDir+path, unix.S_IFCHR, 0)
+	}
 	if err != nil {
 		return nil
 	}
@@ -149,8 +153,11 @@ func ownFile(path string) error {
 // users can be added. No account in them has a password.
 func shadowFiles() error {
 	for from, to := range map[string]string{"/etc/passwd": "/etc/shadow", "/etc/group": "/etc/gshadow"} {
-		if _, err := os.Lstat(upperDir + to); err == nil {
+		if fi, err := os.Lstat(upperDir + to); err == nil && fi.Mode().IsRegular() {
 			continue
+		}
+		if err := os.Remove(upperDir + to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 		b, err := os.ReadFile(from)
 		if err != nil {
