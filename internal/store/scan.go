@@ -3,6 +3,8 @@ package store
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -284,14 +286,24 @@ func (s *scanner) read(h *hasher, f *release.File, size int64) error {
 
 var pemPrivate = []byte("PRIVATE KEY-----")
 
-// checkSecret refuses the project's own signing keys: who can read the
-// release could sign the next one.
+// checkSecret refuses signing keys as package trust writes them: who can read
+// the release could sign the next one.
 func checkSecret(p string, b []byte) error {
-	if path.Ext(p) != ".key" || !bytes.Contains(b, pemPrivate) {
+	if len(b) > 64<<10 || !bytes.Contains(b, pemPrivate) {
 		return nil
 	}
-	if blk, _ := pem.Decode(b); blk != nil && strings.HasSuffix(blk.Type, "PRIVATE KEY") {
-		return errors.New("holds a private key, which must never be published: move it out of the project")
+	blk, _ := pem.Decode(b)
+	if blk == nil {
+		return nil
+	}
+	signing := blk.Type == "ENCRYPTED BOOTWELL PRIVATE KEY"
+	if blk.Type == "PRIVATE KEY" && path.Ext(p) == ".key" {
+		k, err := x509.ParsePKCS8PrivateKey(blk.Bytes)
+		_, ed := k.(ed25519.PrivateKey)
+		signing = err == nil && ed
+	}
+	if signing {
+		return errors.New("holds a private signing key, which must never be published: move it out of the project")
 	}
 	return nil
 }
