@@ -1,0 +1,173 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+)
+
+// A Source is one place where credentials may be. The caller of Open names
+// them in the order in which they are tried; nothing else is ever asked.
+type Source struct {
+	name     string
+	retrieve func(ctx context.Context) (credentials.Value, error)
+	region   func(ctx context.Context) (string, error) // nil: this place knows no region
+}
+
+// OperatorSources are the environment and the files of the AWS tools. They
+// never ask a metadata service.
+func OperatorSources() []Source { return []Source{Environment(), SharedConfig("")} }
+
+// VMSources are the instance's role, then the file, then the environment.
+func VMSources(file string) []Source {
+	return []Source{InstanceRole(""), StaticFile(file), Environment()}
+}
+
+// errNothing says that a source has no credentials, and that another try now
+// would find none either.
+var errNothing = errors.New("nothing there")
+
+// Static is a key pair the caller has; token is "" for a permanent one.
+func Static(accessKey, secretKey, token string) Source {
+	return Source{name: "static keys", retrieve: func(context.Context) (credentials.Value, error) {
+		return credentials.Value{AccessKeyID: accessKey, SecretAccessKey: secretKey, SessionToken: token}, nil
+	}}
+}
+
+// Environment is AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.
+func Environment() Source {
+	return Source{name: "environment", retrieve: func(context.Context) (credentials.Value, error) {
+		v := credentials.Value{
+			AccessKeyID: os.Getenv("AWS_ACCESS_KEY_ID"), SecretAccessKey: os.Getenv("AWS_SECRET_ACCESS_KEY"),
+			SessionToken: os.Getenv("AWS_SESSION_TOKEN"),
+		}
+		switch {
+		case v.AccessKeyID == "" && v.SecretAccessKey == "":
+			return v, fmt.Errorf("AWS_ACCESS_KEY_ID is not set: %w", errNothing)
+		case v.AccessKeyID == "" || v.SecretAccessKey == "":
+			return v, fmt.Errorf("only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set: %w", errNothing)
+		}
+		return v, nil
+	}}
+}
+
+const maxFile = 1 << 20
+
+// StaticFile is the default profile of a file in the form of
+// ~/.aws/credentials.
+func StaticFile(path string) Source {
+	return Source{name: "file " + path, retrieve: func(ctx context.Context) (credentials.Value, error) {
+		return fromFile(ctx, path, "default")
+	}}
+}
+
+// SharedConfig is a profile in ~/.aws/config and ~/.aws/credentials, or where
+// AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE say: keys, credential_process
+// or SSO. profile "" is AWS_PROFILE, else default.
+func SharedConfig(profile string) Source {
+	name := "AWS configuration files"
+	if profile != "" {
+		name += ", profile " + profile
+	}
+	return Source{name: name, retrieve: func(ctx context.Context) (credentials.Value, error) {
+		return fromFile(ctx, "", profile)
+	}}
+}
+
+func fromFile(ctx context.Context, path, profile string) (credentials.Value, error) {
+	if path != "" {
+		info, err := os.Stat(path)
+		if err != nil {
+			return credentials.Value{}, fmt.Errorf("%w: %w", errNothing, err)
+		}
+		if !info.Mode().IsRegular() || info.Size() > maxFile {
+			return credentials.Value{}, fmt.Errorf("it is no regular file of at most %d bytes: %w", maxFile, errNothing)
+		}
+	}
+	p := &credentials.FileAWSCredentials{Filename: path, Profile: profile}
+	v, err := p.RetrieveWithCredContext(&credentials.CredContext{Context: ctx})
+	if err != nil {
+		return v, fmt.Errorf("%w: %w", errNothing, err)
+	}
+	if v.AccessKeyID == "" || v.SecretAccessKey == "" {
+		return v, fmt.Errorf("it has no aws_access_key_id and aws_secret_access_key (role_arn is not supported): %w", errNothing)
+	}
+	return v, nil
+}
+
+// chain asks the sources in their order and remembers the first answer until
+// shortly before it expires.
+type chain struct {
+	sources []Source
+	now     func() time.Time
+
+	mu      sync.Mutex
+	value   credentials.Value
+	refresh time.Time // when to ask again; zero with a value: never
+}
+
+const (
+	earlier = 5 * time.Minute // a temporary key is replaced this long before it ends
+	soon    = time.Minute     // until the next try, when that did not work
+)
+
+func (c *chain) IsExpired() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.value.AccessKeyID == "" || !c.refresh.IsZero() && !c.now().Before(c.refresh)
+}
+
+func (c *chain) Retrieve() (credentials.Value, error) { return c.RetrieveWithCredContext(nil) }
+
+func (c *chain) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
+	ctx := context.Background()
+	if cc != nil && cc.Context != nil {
+		ctx = cc.Context
+	}
+	v, err := c.ask(ctx)
+	now := c.now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		if c.value.AccessKeyID != "" && now.Before(c.value.Expiration) {
+			c.refresh = now.Add(soon)
+			return c.value, nil
+		}
+		return v, err
+	}
+	v.SignerType = credentials.SignatureV4
+	c.value, c.refresh = v, time.Time{}
+	if !v.Expiration.IsZero() {
+		left := v.Expiration.Sub(now)
+		c.refresh = now.Add(max(left-earlier, left*4/5, soon/60))
+	}
+	return v, nil
+}
+
+// ask returns the first credentials found, or what each source said.
+func (c *chain) ask(ctx context.Context) (credentials.Value, error) {
+	sentinel := bucket.ErrPermission
+	var said []string
+	for _, s := range c.sources {
+		v, err := s.retrieve(ctx)
+		if err == nil && !v.Expiration.IsZero() && !c.now().Before(v.Expiration) {
+			err = fmt.Errorf("the credentials expired at %s", v.Expiration.Format(time.RFC3339))
+		}
+		if err == nil {
+			return v, nil
+		}
+		if !errors.Is(err, errNothing) {
+			sentinel = bucket.ErrUnavailable
+		}
+		said = append(said, s.name+": "+strings.TrimSuffix(err.Error(), ": "+errNothing.Error()))
+	}
+	return credentials.Value{}, fmt.Errorf("%w: no credentials found (%s)", sentinel, strings.Join(said, "; "))
+}

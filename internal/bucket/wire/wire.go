@@ -1,0 +1,159 @@
+// Package wire is what all buckets over HTTP share: the transport, and what an
+// error on the way means.
+package wire
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+)
+
+// Transport returns a transport that honours HTTPS_PROXY, HTTP_PROXY and
+// NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR, never unpacks bodies, and waits for
+// no server longer than half a minute. caFile names PEM certificates to trust
+// besides the system's; "": none.
+func Transport(caFile string) (*http.Transport, error) {
+	t := &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ResponseHeaderTimeout:  30 * time.Second,
+		ExpectContinueTimeout:  time.Second,
+		IdleConnTimeout:        time.Minute,
+		MaxIdleConnsPerHost:    32,
+		ForceAttemptHTTP2:      true,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: 64 << 10,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+	}
+	if caFile == "" {
+		return t, nil
+	}
+	pem, err := readBounded(caFile, 4<<20)
+	if err != nil {
+		return nil, fmt.Errorf("read certificates: %w", err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("read certificates: %s holds no PEM certificate", caFile)
+	}
+	t.TLSClientConfig.RootCAs = pool
+	return t, nil
+}
+
+func readBounded(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("%s is larger than %d bytes", name, limit)
+	}
+	return data, err
+}
+
+// Classify gives an error of a round trip or a body its place in the vocabulary:
+// ctx's own error when ctx is done, ErrTruncated when a body broke off, else
+// ErrUnavailable. The words of the cause stay, without the URL.
+func Classify(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	if done := ctx.Err(); done != nil {
+		return done
+	}
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("%w: %w", bucket.ErrTruncated, err)
+	}
+	var cert *tls.CertificateVerificationError
+	if errors.As(err, &cert) {
+		return fmt.Errorf("%w: %w%s", bucket.ErrUnavailable, err, certificateRemedy(cert))
+	}
+	return fmt.Errorf("%w: %w", bucket.ErrUnavailable, err)
+}
+
+func certificateRemedy(err error) string {
+	var invalid x509.CertificateInvalidError
+	var unknown x509.UnknownAuthorityError
+	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return " (is the clock of this machine right?)"
+	case errors.As(err, &unknown):
+		return " (name its authority with ?ca=FILE or SSL_CERT_FILE)"
+	}
+	return ""
+}
+
+// Temporary reports whether an answer with this status is worth another try.
+func Temporary(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return true
+	case http.StatusNotImplemented, http.StatusHTTPVersionNotSupported:
+		return false
+	}
+	return status >= 500
+}
+
+// Range returns the Range header for o; ok is false when the whole object is
+// asked for.
+func Range(o bucket.GetOptions) (header string, ok bool) {
+	switch {
+	case o.Length > 0:
+		return fmt.Sprintf("bytes=%d-%d", o.Offset, o.Offset+o.Length-1), true
+	case o.Offset > 0:
+		return fmt.Sprintf("bytes=%d-", o.Offset), true
+	}
+	return "", false
+}
+
+// ContentRange parses a Content-Range header, "bytes 5-9/100" (RFC 9110, 14.4).
+// size is -1 when the server does not know it.
+func ContentRange(header string) (first, last, size int64, err error) {
+	bad := fmt.Errorf("header Content-Range %.80q is not valid", header)
+	span, total, ok := strings.Cut(strings.TrimPrefix(header, "bytes "), "/")
+	a, b, ok2 := strings.Cut(span, "-")
+	if !ok || !ok2 || !strings.HasPrefix(header, "bytes ") {
+		return 0, 0, 0, bad
+	}
+	size = -1
+	if total != "*" {
+		if size, err = number(total); err != nil {
+			return 0, 0, 0, bad
+		}
+	}
+	first, err = number(a)
+	if err == nil {
+		last, err = number(b)
+	}
+	if err != nil || last < first || size >= 0 && last >= size {
+		return 0, 0, 0, bad
+	}
+	return first, last, size, nil
+}
+
+func number(s string) (int64, error) {
+	n, err := strconv.ParseUint(s, 10, 63)
+	return int64(n), err
+}

@@ -1,0 +1,57 @@
+package wire
+
+import (
+	"testing"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+)
+
+func TestContentRange(t *testing.T) {
+	for _, c := range []struct {
+		header            string
+		first, last, size int64
+		ok                bool
+	}{
+		{"bytes 0-0/1", 0, 0, 1, true},
+		{"bytes 5-9/100", 5, 9, 100, true},
+		{"bytes 5-9/*", 5, 9, -1, true},
+		{"bytes */100", 0, 0, 0, false},
+		{"bytes 9-5/100", 0, 0, 0, false},
+		{"bytes 5-100/100", 0, 0, 0, false},
+		{"bytes -5-9/100", 0, 0, 0, false},
+		{"bytes +5-9/100", 0, 0, 0, false},
+		{"5-9/100", 0, 0, 0, false},
+		{"bytes 5-9", 0, 0, 0, false},
+		{"bytes 5-99999999999999999999/*", 0, 0, 0, false},
+		{"", 0, 0, 0, false},
+	} {
+		first, last, size, err := ContentRange(c.header)
+		if (err == nil) != c.ok || first != c.first || last != c.last || size != c.size {
+			t.Errorf("%q: %d-%d/%d, %v", c.header, first, last, size, err)
+		}
+	}
+}
+
+func TestRange(t *testing.T) {
+	for o, want := range map[bucket.GetOptions]string{
+		{}:                     "",
+		{Offset: 5}:            "bytes=5-",
+		{Length: 3}:            "bytes=0-2",
+		{Offset: 5, Length: 1}: "bytes=5-5",
+	} {
+		if got, ok := Range(o); got != want || ok != (want != "") {
+			t.Errorf("%+v: %q, %v", o, got, ok)
+		}
+	}
+}
+
+func FuzzContentRange(f *testing.F) {
+	f.Add("bytes 5-9/100")
+	f.Add("bytes */5")
+	f.Fuzz(func(t *testing.T, header string) {
+		first, last, size, err := ContentRange(header)
+		if err == nil && (first < 0 || last < first || size != -1 && last >= size) {
+			t.Errorf("%q: %d-%d/%d", header, first, last, size)
+		}
+	})
+}
