@@ -35,10 +35,23 @@ func (s *session) look(ctx context.Context) {
 	}
 }
 
+// readChannel keeps Metadata 0 from before the metadata is renewed until the
+// channel in it was read, so that a failure between the two is made up for at
+// the next poll although the bucket has nothing new then.
 func (s *session) readChannel(ctx context.Context) error {
 	changed, err := s.trust.Poll(ctx)
 	if err != nil {
 		return err
+	}
+	if !changed && s.state.Metadata != 0 {
+		s.warn = append(s.warn, s.state.Expiry...)
+		return nil
+	}
+	before := s.state.Metadata
+	if s.state.Metadata = 0; before != 0 {
+		if err := s.save(); err != nil {
+			return err
+		}
 	}
 	if changed {
 		s.view, err = s.trust.Refresh(ctx)
@@ -48,17 +61,25 @@ func (s *session) readChannel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, w := range s.view.Warn {
-		s.warning(w)
-	}
-	if s.view.Timestamp == s.state.Metadata {
-		return nil
+	s.at("Refreshed")
+	return s.readWanted(ctx, before)
+}
+
+// readWanted takes over what the verified metadata say. They are the same as
+// before when only their freshness was in doubt.
+func (s *session) readWanted(ctx context.Context, before int64) error {
+	st := s.state
+	st.Expiry = s.view.Warn
+	s.warn = append(s.warn, st.Expiry...)
+	if s.view.Timestamp == before {
+		st.Metadata = before
+		return s.save()
 	}
 	ch, err := s.store.Channel(ctx, s.view, s.Config.Project, s.Config.Channel)
 	if err != nil {
 		return err
 	}
-	s.state.want(ref{ch.Release, ch.Manifest}, ch.Floor, s.view.Timestamp)
+	st.want(ref{ch.Release, ch.Manifest}, ch.Floor, s.view.Timestamp)
 	if err := s.save(); err != nil {
 		return err
 	}

@@ -46,9 +46,10 @@ type state struct {
 	Channel    string `json:"channel,omitempty"`
 	Platform   string `json:"platform,omitempty"`
 
-	Wanted   ref   `json:"wanted,omitzero"`    // what the channel says, as last verified
-	Floor    int   `json:"floor,omitempty"`    // of that channel
-	Metadata int64 `json:"metadata,omitempty"` // timestamp version in which Wanted was read
+	Wanted   ref      `json:"wanted,omitzero"`    // what the channel says, as last verified
+	Floor    int      `json:"floor,omitempty"`    // of that channel
+	Metadata int64    `json:"metadata,omitempty"` // timestamp version in which Wanted was read
+	Expiry   []string `json:"expiry,omitempty"`   // what the metadata say of their own end
 
 	Applied     ref                `json:"applied,omitzero"` // whose steps ran last
 	Failed      bool               `json:"failed,omitempty"` // how that ended
