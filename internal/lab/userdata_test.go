@@ -24,7 +24,7 @@ func TestRunUserData(t *testing.T) {
 		"cloud-config": {
 			data: `#cloud-config
 runcmd:
-  - [sh, -c, 'cat "$0"; echo it''s', /opt/deep/x y]
+  - [sh, -c, 'cat "$0"; echo "it''s"', /opt/deep/x y]
   - cat /etc/b64 | tr a-z A-Z
 write_files:
   - {path: /opt/deep/x y, content: "plain\n", permissions: '0600'}
