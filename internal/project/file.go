@@ -192,12 +192,12 @@ func (p *parser) platforms(n *yaml.Node) []string {
 		return nil
 	}
 	return p.texts(n, "platforms", " such as debian-12", "[debian-12]", func(n *yaml.Node, s string) bool {
-		if platformPattern.MatchString(s) {
-			return true
-		}
 		if strings.HasPrefix(s, "windows") {
 			p.fail(n, "E207", fmt.Sprintf("platform %q: this bootwell cannot do that yet", s), later["windows"])
 			return false
+		}
+		if platformPattern.MatchString(s) {
+			return true
 		}
 		detail := "It is ID-VERSION_ID of /etc/os-release, in lower case"
 		if c, ok := codenames[s]; ok {

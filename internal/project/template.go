@@ -14,6 +14,9 @@ import (
 	"github.com/bootwell/bootwell/internal/release"
 )
 
+// mainTemplate is the name of a file's own text, which no define can have.
+const mainTemplate = "\x00"
+
 // A problem is what is wrong with a template: at a byte of it, or on a line.
 type problem struct {
 	code, summary, detail string
@@ -23,13 +26,13 @@ type problem struct {
 // builtinData are what templates see beside the role's variables.
 var builtinData = []string{"Facts", "Role", "Release", "Channel"}
 
-var templateError = regexp.MustCompile(`^template: .*?:([0-9]+):(?:[0-9]+:)? (.*)$`)
+var templateError = regexp.MustCompile(`(?s)^template: .*?:([0-9]+):(?:[0-9]+:)? (.*)$`)
 
 // checkTemplate parses a Go text/template and looks for data that a VM of the
 // role would not have. A template sees the variables at the top (.server_name)
 // beside .Facts, .Role, .Release and .Channel.
 func checkTemplate(name, text, role string, vars release.Vars) []problem {
-	t, err := template.New("t").Option("missingkey=error").Parse(text)
+	t, err := template.New(mainTemplate).Option("missingkey=error").Parse(text)
 	if err != nil {
 		pr := problem{code: "E404", summary: fmt.Sprintf("not a template: %v", err), detail: `For a literal {{ write {{"{{"}}`}
 		if m := templateError.FindStringSubmatch(err.Error()); m != nil {
@@ -44,7 +47,7 @@ func checkTemplate(name, text, role string, vars release.Vars) []problem {
 			w.trees[d.Name()] = d.Tree
 		}
 	}
-	if main := w.trees["t"]; main != nil && main.Root != nil {
+	if main := w.trees[mainTemplate]; main != nil && main.Root != nil {
 		w.list(main.Root, true, true)
 	}
 	return w.problems
@@ -149,6 +152,11 @@ func (w *templateWalk) arg(n parse.Node, dot, dollar bool) {
 // field checks one use of the data: .name or .Facts.Name.
 func (w *templateWalk) field(pos parse.Pos, ident []string) {
 	name := ident[0]
+	// The parser gives a chain of fields the position of its second one.
+	chain := "." + strings.Join(ident, ".")
+	if i := strings.LastIndex(w.text[:min(int(pos)+len(chain), len(w.text))], chain); i >= 0 && i <= int(pos) && int(pos)-i < len(chain) {
+		pos = parse.Pos(i)
+	}
 	if _, ok := w.vars[name]; ok || slices.Contains(builtinData, name) {
 		if name == "Facts" && len(ident) > 1 && !slices.Contains(factNames(), ident[1]) {
 			detail := "Facts has " + strings.Join(factNames(), ", ")
@@ -171,13 +179,7 @@ func (w *templateWalk) field(pos parse.Pos, ident []string) {
 }
 
 func (w *templateWalk) add(pos parse.Pos, length int, code, summary, detail string) {
-	off := int(pos)
-	// The position of a field is that of its last character in some versions
-	// of Go; the name starts at the dot before it.
-	if i := strings.LastIndexByte(w.text[:min(off+1, len(w.text))], '.'); code == "E405" && i >= 0 && off < len(w.text) && w.text[off] != '.' && off-i < length {
-		off = i
-	}
-	w.problems = append(w.problems, problem{code: code, summary: summary, detail: detail, offset: off, length: length})
+	w.problems = append(w.problems, problem{code: code, summary: summary, detail: detail, offset: int(pos), length: length})
 }
 
 // factNames are the fields of [release.Facts].

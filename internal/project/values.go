@@ -26,7 +26,7 @@ const maxWhole = 1<<53 - 1
 
 // oldBool holds the words that YAML 1.1 readers take for true or false and
 // YAML 1.2 readers for text.
-var oldBool = map[string]string{"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
+var oldBool = map[string]string{"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 func isOldBool(n *yaml.Node) bool {
 	_, ok := oldBool[strings.ToLower(n.Value)]
