@@ -34,7 +34,9 @@ func (st *stager) fill(ctx context.Context) error {
 	if err := st.folders(); err != nil {
 		return err
 	}
-	st.link()
+	if err := st.link(); err != nil {
+		return err
+	}
 	wants, err := st.wants(ctx)
 	if err != nil {
 		return err
@@ -163,6 +165,9 @@ func (st *stager) clear() error {
 		if keep[p] || st.inUse && why == wrongSize {
 			continue
 		}
+		if err := st.before(); err != nil {
+			return err
+		}
 		if err := st.root.RemoveAll(p); err != nil {
 			return fmt.Errorf("remove %q: %w", p, err)
 		}
@@ -175,17 +180,26 @@ func (st *stager) folders() error {
 		if st.found.have[d] {
 			continue
 		}
+		if err := st.before(); err != nil {
+			return err
+		}
 		if err := st.root.Mkdir(d, 0o700); err != nil {
 			return err
 		}
 	}
 	if st.inUse {
+		if err := st.before(); err != nil {
+			return err
+		}
 		if err := st.root.Mkdir(scratchDir, 0o700); err != nil {
 			return err
 		}
 	}
 	for i, f := range st.l.files {
 		if f.Link != "" && !st.found.good[i] {
+			if err := st.before(); err != nil {
+				return err
+			}
 			if err := st.root.Symlink(f.Link, f.Path); err != nil {
 				return err
 			}
@@ -203,7 +217,7 @@ func (st *stager) path(i int) string {
 }
 
 // link makes hard links, and forgets those that cannot be made.
-func (st *stager) link() {
+func (st *stager) link() error {
 	order := make([]int, 0, len(st.links))
 	for i := range st.links {
 		order = append(order, i)
@@ -213,6 +227,9 @@ func (st *stager) link() {
 	defer from.close()
 	defer to.close()
 	for _, i := range order {
+		if err := st.before(); err != nil {
+			return err
+		}
 		r := st.links[i]
 		src := st.reuse[r.tree]
 		name := src.files[r.file].Path
@@ -227,6 +244,7 @@ func (st *stager) link() {
 			delete(st.links, i)
 		}
 	}
+	return nil
 }
 
 // An openDir keeps the folder that was opened last.
@@ -305,6 +323,9 @@ func (st *stager) large(ctx context.Context, i int) ([]bool, error) {
 	case st.resume[i]:
 		return st.resumed(ctx, i)
 	}
+	if err := st.before(); err != nil {
+		return nil, err
+	}
 	w, err := st.root.OpenFile(st.path(i), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
@@ -338,8 +359,15 @@ func (st *stager) resumed(ctx context.Context, i int) ([]bool, error) {
 // create writes a whole file that is not there.
 func (st *stager) create(i int, data []byte) error {
 	f := st.l.files[i]
+	if err := st.before(); err != nil {
+		return err
+	}
 	w, err := st.root.OpenFile(st.path(i), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
+		return err
+	}
+	if err := st.before(); err != nil {
+		w.Close()
 		return err
 	}
 	_, err = w.Write(data)
@@ -366,6 +394,9 @@ func (st *stager) put(d dest, data []byte) error {
 	// A new file is a hole: zeros are there already.
 	if !st.resume[d.file] && zeros(data) {
 		return nil
+	}
+	if err := st.before(); err != nil {
+		return err
 	}
 	f, err := st.root.OpenFile(st.path(d.file), os.O_WRONLY, 0)
 	if err != nil {
@@ -397,6 +428,9 @@ func (st *stager) finish(ctx context.Context) error {
 	slices.Reverse(dirs)
 	for _, d := range dirs {
 		if !st.found.have[d] || slices.Contains(st.found.modes, d) {
+			if err := st.before(); err != nil {
+				return err
+			}
 			if err := st.root.Chmod(d, st.l.dirs[d]); err != nil {
 				return err
 			}
@@ -417,6 +451,9 @@ func (st *stager) finishLarge(ctx context.Context, i int) error {
 	if d != f.Digest {
 		return fmt.Errorf("file %q: its parts are right, the whole is not: %w", f.Path, trust.ErrUntrusted)
 	}
+	if err := st.before(); err != nil {
+		return err
+	}
 	return st.root.Chmod(p, fs.FileMode(f.Mode))
 }
 
@@ -431,6 +468,9 @@ func (st *stager) replace() error {
 	for i, f := range st.l.files {
 		if !st.regular(i) {
 			continue
+		}
+		if err := st.before(); err != nil {
+			return err
 		}
 		if err := st.root.Rename(st.path(i), f.Path); err != nil {
 			return err

@@ -39,8 +39,19 @@ type stager struct {
 	resume map[int]bool // large files that are there in part
 	links  map[int]ref  // files that are hard links to verified ones
 
+	// step is called before each change of the disk; an error ends the call
+	// there and then, as a power loss would. Tests set it.
+	step func() error
+
 	mu    sync.Mutex
 	stats StageStats
+}
+
+func (st *stager) before() error {
+	if st.step == nil {
+		return nil
+	}
+	return st.step()
 }
 
 // A source is a tree whose content may be used again.
@@ -141,6 +152,9 @@ func (st *stager) open() error {
 		st.dir, st.inUse = st.o.Dir, true
 	case errors.Is(err, fs.ErrNotExist):
 		st.dir = filepath.Join(parent, partialPrefix+base+partialSuffix)
+		if err := st.before(); err != nil {
+			return err
+		}
 		if err := os.Mkdir(st.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
@@ -220,7 +234,13 @@ func (st *stager) publish() error {
 	if err := syncTree(st.handle); err != nil {
 		return err
 	}
+	if err := st.before(); err != nil {
+		return err
+	}
 	if err := os.Rename(st.dir, st.o.Dir); err != nil {
+		return err
+	}
+	if err := st.before(); err != nil {
 		return err
 	}
 	parent, err := os.Open(filepath.Dir(filepath.Clean(st.o.Dir)))

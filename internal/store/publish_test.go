@@ -1,0 +1,381 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/file"
+	"github.com/bootwell/bootwell/internal/release"
+	"github.com/bootwell/bootwell/internal/trust"
+)
+
+// copyOf returns a bucket in memory with the objects of b.
+func copyOf(t testing.TB, b bucket.Bucket) *bucket.Mem {
+	t.Helper()
+	m := bucket.NewMem()
+	for key, data := range content(t, b, "") {
+		put(t, m, key, []byte(data))
+	}
+	return m
+}
+
+// Killed before or right after any of its writes, a publish leaves the state
+// from before, and the next one works.
+func TestPublishKilledAtEachWrite(t *testing.T) {
+	base := bucket.NewMem()
+	f := newFixture(t, base)
+	smallOddTree(t, f.dir)
+	f.publish()
+	f.write("a/plain", "changed")
+	f.write("large2", string(noise(8, 9<<20)))
+	f.write("large3", string(noise(9, 9<<20)))
+	for _, kind := range []bucket.FaultKind{bucket.FaultFail, bucket.FaultLost} {
+		for n, done := 0, false; !done; n++ {
+			b := copyOf(t, base)
+			// All writes from the nth on fail: the publisher is gone.
+			faulty := bucket.NewFaults(b,
+				bucket.Fault{Kind: kind, Method: "Put", Skip: n, Times: 1, Err: bucket.ErrPermission},
+				bucket.Fault{Kind: bucket.FaultFail, Method: "Put", Skip: n, Err: bucket.ErrPermission})
+			p, err := f.publishTo(faulty, f.options())
+			done = err == nil && faulty.Hits() == 0
+			m, merr := f.tryManifest(b)
+			if merr != nil {
+				t.Fatalf("killed at write %d: %v", n, merr)
+			}
+			if want := "r1"; err != nil && m.Name() != want && !(kind == bucket.FaultLost && m.Name() == "r2") {
+				t.Fatalf("killed at write %d: the channel names %s", n, m.Name())
+			}
+			if err == nil && (p.Release != "r2" || m.Name() != "r2") {
+				t.Fatalf("killed at write %d: %+v and the channel names %s", n, p, m.Name())
+			}
+			mustStage(t, b, m, StageOptions{Dir: stageDir(t)})
+			// The lock of the dead publisher has run out by then.
+			later := *f
+			later.now = func() time.Time { return time.Now().Add(time.Hour) }
+			if _, err = later.publishTo(b, f.options()); err != nil {
+				t.Fatalf("after a kill at write %d: %v", n, err)
+			}
+			if m, err = later.tryManifest(b); err != nil || m.Name() != "r2" {
+				t.Fatalf("after a kill at write %d: %v %v", n, m, err)
+			}
+			dir := stageDir(t)
+			mustStage(t, b, m, StageOptions{Dir: dir})
+			sameTree(t, snapshot(t, f.dir), snapshot(t, dir))
+		}
+	}
+}
+
+// publishTogether has n publishers publish a different tree each.
+func publishTogether(t *testing.T, b bucket.Bucket, n int) {
+	f := newFixture(t, b)
+	var wg sync.WaitGroup
+	got := make([]Published, n)
+	errs := make([]error, n)
+	for i := range n {
+		g := *f
+		g.dir = t.TempDir()
+		g.write("who", fmt.Sprint(i))
+		g.write("common", string(noise(1, 50_000)))
+		o := g.options()
+		o.Owner = fmt.Sprint("publisher ", i)
+		o.Source.Note = fmt.Sprint(i)
+		wg.Go(func() { got[i], errs[i] = g.publishTo(b, o) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	v, err := f.client(b).Refresh(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Store{Bucket: b}
+	list, err := s.Releases(context.Background(), v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var numbers []string
+	for _, r := range list {
+		numbers = append(numbers, r.Name)
+		m, err := s.Manifest(context.Background(), v, r.Name, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := stageDir(t)
+		mustStage(t, b, m, StageOptions{Dir: dir})
+		if who, err := os.ReadFile(filepath.Join(dir, "who")); err != nil || string(who) != r.Source.Note {
+			t.Errorf("%s holds the tree of %s, not %s (%v)", r.Name, who, r.Source.Note, err)
+		}
+	}
+	var want []string
+	for i := n; i > 0; i-- {
+		want = append(want, release.Name(i))
+	}
+	if !slices.Equal(numbers, want) {
+		t.Errorf("releases %v", numbers)
+	}
+	c, err := s.Channel(context.Background(), v, "acme", "stable")
+	if err != nil || c.Serial != n || c.Release != want[0] || c.Floor != 1 {
+		t.Errorf("channel %+v %v", c, err)
+	}
+}
+
+func TestConcurrentPublishersLoseNothing(t *testing.T) {
+	t.Run("mem", func(t *testing.T) { publishTogether(t, bucket.NewMem(), 8) })
+	t.Run("file", func(t *testing.T) {
+		b, err := file.OpenDir(t.TempDir(), file.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		publishTogether(t, b, 8)
+	})
+}
+
+func TestAgents(t *testing.T) {
+	f := newFixture(t, bucket.NewMem())
+	f.write("a", "1")
+	write(t, f.dir, "../agent.xz", []byte("an agent"), 0o644)
+	a := Agent{Arch: "amd64", Path: filepath.Join(f.dir, "../agent.xz"), Digest: release.DigestOf([]byte("an agent"))}
+	o := f.options()
+	o.Agents = []Agent{{Arch: "amd64", Digest: a.Digest}}
+	if _, err := f.publishTo(f.b, o); !errors.Is(err, bucket.ErrNotExist) || !strings.Contains(err.Error(), "amd64") {
+		t.Errorf("an agent that is nowhere: %v", err)
+	}
+	wrong := a
+	wrong.Digest = release.DigestOf([]byte("another"))
+	o.Agents = []Agent{wrong}
+	if _, err := f.publishTo(f.b, o); !errors.Is(err, trust.ErrUntrusted) {
+		t.Errorf("an agent that is not the pinned one: %v", err)
+	}
+	if len(content(t, f.b, "agents/")) != 0 {
+		t.Error("it was uploaded")
+	}
+	f.publish()
+	o.Agents = []Agent{a}
+	p, err := f.publishTo(f.b, o)
+	if err != nil || p.New || p.Uploaded != 1 {
+		t.Errorf("%+v %v", p, err)
+	}
+	if got := content(t, f.b, "agents/"); got["agents/"+a.Digest.Hex()] != "an agent" {
+		t.Errorf("agents: %v", got)
+	}
+	o.Agents[0].Path = ""
+	if p, err = f.publishTo(f.b, o); err != nil || p.Uploaded != 0 || p.Present != 1 {
+		t.Errorf("%+v %v", p, err)
+	}
+}
+
+func TestLostPackIsPublishedAgain(t *testing.T) {
+	f := newFixture(t, bucket.NewMem())
+	f.write("a", strings.Repeat("content ", 1000))
+	f.publish()
+	for key := range content(t, f.b, "packs/") {
+		if err := f.b.Delete(context.Background(), key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p := f.publish(); !p.New {
+		t.Errorf("published %+v", p)
+	}
+	mustStage(t, f.b, f.manifest(), StageOptions{Dir: stageDir(t)})
+}
+
+func TestPacksAreRewritten(t *testing.T) {
+	f := newFixture(t, bucket.NewMem())
+	f.write("keep", string(noise(1, 100_000)))
+	for i := range 10 {
+		f.write(fmt.Sprint("drop", i), string(noise(uint64(10+i), 200_000)))
+	}
+	f.publish()
+	old := f.manifest().Packs
+	for i := range 10 {
+		if err := os.Remove(filepath.Join(f.dir, fmt.Sprint("drop", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.publish()
+	m := f.manifest()
+	if len(m.Packs) != 1 || m.Packs[0] == old[0] || m.Packs[0].Size > 110_000 {
+		t.Errorf("a mostly dead pack stayed: %+v, was %+v", m.Packs, old)
+	}
+	// Many small publishes do not make many packs to read.
+	for i := range 3 * maxSmallPacks {
+		f.write(fmt.Sprint("small", i), fmt.Sprint("content ", i))
+		f.publish()
+		if n := len(f.manifest().Packs); n > maxSmallPacks+2 {
+			t.Fatalf("%d packs after %d publishes", n, i)
+		}
+	}
+	mustStage(t, f.b, f.manifest(), StageOptions{Dir: stageDir(t)})
+}
+
+func TestOldReleasesGo(t *testing.T) {
+	f := newFixture(t, bucket.NewMem())
+	f.write("a", "pinned")
+	o := f.options()
+	o.Channel = "pinned"
+	if _, err := f.publishTo(f.b, o); err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxReleases + 5 {
+		f.write("a", fmt.Sprint(i))
+		f.publish()
+	}
+	v, err := f.client(f.b).Refresh(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := (&Store{Bucket: f.b}).Releases(context.Background(), v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, last := list[0], list[len(list)-1]
+	if len(list) != maxReleases+1 || first.Name != release.Name(maxReleases+6) || last.Name != "r1" {
+		t.Errorf("%d releases from %s to %s", len(list), first.Name, last.Name)
+	}
+	if !slices.Equal(first.Channels, []string{"stable"}) || !slices.Equal(last.Channels, []string{"pinned"}) || first.Files != 1 || !slices.Equal(first.Roles, []string{"web"}) {
+		t.Errorf("first %+v, last %+v", first, last)
+	}
+}
+
+func TestManifestWays(t *testing.T) {
+	mem := bucket.NewMem()
+	f := newFixture(t, mem)
+	for i := range 400 {
+		f.write(fmt.Sprintf("d%d/f%d", i%10, i), fmt.Sprint(i))
+	}
+	f.publish()
+	m1 := f.manifest()
+	f.write("d0/f0", "changed")
+	f.publish()
+	want := f.manifest()
+	wantBytes, _ := want.Bytes()
+	v, err := f.client(mem).Refresh(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t1, _ := v.Target("releases/r1.json")
+	t2, _ := v.Target("releases/r2.json")
+	del, zst := deltaManifest(t1.Digest, t2.Digest), packedManifest(t2.Digest)
+	get := func(have *release.Manifest) bucket.Traffic {
+		t.Helper()
+		c := bucket.Count(mem)
+		m, err := (&Store{Bucket: c}).Manifest(context.Background(), v, "r2", have)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, _ := m.Bytes(); !bytes.Equal(b, wantBytes) {
+			t.Error("another manifest")
+		}
+		return c.Traffic()
+	}
+	if tr := get(m1); tr.Gets != 1 || tr.Down > 1000 {
+		t.Errorf("as delta: %+v", tr)
+	}
+	if tr := get(want); tr.Gets != 0 {
+		t.Errorf("the same: %+v", tr)
+	}
+	if tr := get(nil); tr.Gets != 1 || tr.Down < 1000 || tr.Down > int64(len(wantBytes))/2 {
+		t.Errorf("compressed: %+v", tr)
+	}
+	// Whatever is wrong with the short ways, the signed one remains.
+	for _, bad := range [][]byte{nil, []byte("garbage"), bytes.Repeat([]byte{0}, 100), []byte(content(t, mem, zst)[zst])[:50]} {
+		put(t, mem, del, bad)
+		put(t, mem, zst, bad)
+		get(m1)
+	}
+	other := []byte(content(t, mem, packedManifest(t1.Digest))[packedManifest(t1.Digest)])
+	put(t, mem, zst, other)
+	get(nil)
+	if _, err := (&Store{Bucket: mem}).Manifest(context.Background(), v, "r9", nil); !errors.Is(err, trust.ErrNoRelease) {
+		t.Errorf("unknown release: %v", err)
+	}
+	s := &Store{Bucket: mem}
+	if _, err := s.Channel(context.Background(), v, "acme", "beta"); !errors.Is(err, trust.ErrNoRelease) {
+		t.Errorf("unknown channel: %v", err)
+	}
+	if _, err := s.Channel(context.Background(), v, "other", "stable"); !errors.Is(err, release.ErrWrongFleet) {
+		t.Errorf("another project: %v", err)
+	}
+	o := f.options()
+	o.Project = "other"
+	if _, err := f.publishTo(mem, o); !errors.Is(err, release.ErrWrongFleet) {
+		t.Errorf("publish of another project: %v", err)
+	}
+	o = f.options()
+	o.Channel = "../x"
+	if _, err := f.publishTo(mem, o); err == nil {
+		t.Error("a channel called ../x was published")
+	}
+}
+
+func TestRoleFilesAndChanges(t *testing.T) {
+	f := newFixture(t, bucket.NewMem())
+	for _, n := range []string{"web/run.sh", "web/conf/a", "web/conf/b", "db/run.sh", "lib/x.sh", "lib/y.sh", "tests/check.sh", "in/one", "README"} {
+		f.write(n, n)
+	}
+	for _, l := range [][2]string{{"../lib/x.sh", "web/helper"}, {"lib", "alias"}} {
+		if err := os.Symlink(l[0], filepath.Join(f.dir, l[1])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step := func(s release.Step) release.Step {
+		s.Rerun, s.OnError, s.Reboot = release.RerunChanged, release.OnErrorStop, release.RebootNever
+		return s
+	}
+	f.roles = map[string]release.Role{
+		"web": {Files: []string{"web/h*"}, Steps: []release.Step{
+			step(release.Step{Name: "conf", Kind: release.KindFiles, Files: []release.FileItem{{To: "/etc/x", From: "web/conf", State: release.StatePresent}}}),
+			step(release.Step{Name: "script", Kind: release.KindScript, Script: "web/run.sh", Inputs: []string{"in/*"}}),
+			step(release.Step{Name: "aliased", Kind: release.KindScript, Script: "alias/y.sh"}),
+		}, Checks: []release.Check{{Name: "c", Kind: release.CheckRun, Target: "tests/check.sh"}}},
+		"db":  {Steps: []release.Step{step(release.Step{Name: "script", Kind: release.KindScript, Script: "db/run.sh"})}},
+		"old": {Steps: []release.Step{}},
+	}
+	f.publish()
+	m := f.manifest()
+	paths := func(files []release.File) string {
+		var out []string
+		for _, f := range files {
+			out = append(out, f.Path)
+		}
+		return strings.Join(out, " ")
+	}
+	if got, want := paths(RoleFiles(m, "web")), "alias in/one lib/x.sh lib/y.sh tests/check.sh web/conf/a web/conf/b web/helper web/run.sh"; got != want {
+		t.Errorf("web needs %s\nwant %s", got, want)
+	}
+	if n := len(RoleFiles(m, "db")); n != len(m.Files) {
+		t.Errorf("db, without globs, needs %d of %d files", n, len(m.Files))
+	}
+	if n := len(RoleFiles(m, "none")); n != 0 {
+		t.Errorf("an unknown role needs %d files", n)
+	}
+	dir := stageDir(t)
+	mustStage(t, f.b, m, StageOptions{Dir: dir, Role: "web"})
+	if _, err := os.Lstat(filepath.Join(dir, "README")); err == nil {
+		t.Error("README was staged for web")
+	}
+	f.write("web/conf/b", "changed")
+	f.write("in/one", "changed")
+	f.write("README", "changed")
+	delete(f.roles, "old")
+	f.roles["new"] = release.Role{Steps: []release.Step{}}
+	p := f.publish()
+	var got []string
+	for _, c := range p.Roles {
+		got = append(got, fmt.Sprint(c.Role, " ", c.Change, " ", c.Changed))
+	}
+	if want := "db same []; new new []; old removed []; web changed [conf script]"; strings.Join(got, "; ") != want {
+		t.Errorf("changes %s\nwant %s", strings.Join(got, "; "), want)
+	}
+}
