@@ -166,7 +166,7 @@ func (d Diagnostic) render(b *strings.Builder, p painter) {
 		line, from, length := window(d.Snippet, d.Column, d.Length)
 		num := fmt.Sprintf("%4d", d.Line)
 		fmt.Fprintf(b, "%s | %s\n", num, printable(line))
-		caret := p.paint(red, strings.Repeat("^", length))
+		caret := p.paint(red, strings.Repeat("^", cells(line, from, length)))
 		fmt.Fprintf(b, "%s | %s%s", strings.Repeat(" ", len(num)), pad(line, from), caret)
 		if hint {
 			b.WriteString(" " + printable(d.Detail))
@@ -209,6 +209,20 @@ func pad(line string, n int) string {
 		}
 	}
 	return b.String()
+}
+
+// cells returns how many cells of a terminal length characters take.
+func cells(line string, from, length int) int {
+	n := 0
+	for i, c := range []rune(line) {
+		if i < from || i >= from+length {
+			continue
+		}
+		if n++; wide(c) {
+			n++
+		}
+	}
+	return max(n, 1)
 }
 
 // wide reports whether terminals give c two cells (Unicode TR 11, the blocks

@@ -37,6 +37,7 @@ type role struct {
 	schedule    schedule
 	attempts    int // 0: not given
 	hasSteps    bool
+	hasChecks   bool // also when none of them can be read
 }
 
 // A schedule holds what was given; nil is inherited.
@@ -202,12 +203,25 @@ func (p *parser) platforms(n *yaml.Node) []string {
 		detail := "It is ID-VERSION_ID of /etc/os-release, in lower case"
 		if c, ok := codenames[s]; ok {
 			detail = "Did you mean " + c + "?"
+		} else if of := releasesOf(s); len(of) > 0 {
+			detail = "Write " + orList(of)
 		} else if c := nearest(s, knownPlatforms); c != "" {
 			detail = "Did you mean " + c + "?"
 		}
 		p.fail(n, "E303", fmt.Sprintf("platform %q: say which release, e.g. debian-12 (known: debian-12, ubuntu-24.04, rocky-9, …)", s), detail)
 		return false
 	})
+}
+
+// releasesOf returns the known platforms of a distribution.
+func releasesOf(id string) []string {
+	var of []string
+	for _, k := range knownPlatforms {
+		if base, _, ok := cutLast(k, "-"); ok && base == id {
+			of = append(of, k)
+		}
+	}
+	return of
 }
 
 // glob reports a pattern that cannot match any path of the project.
@@ -308,6 +322,7 @@ func (p *parser) role(key, n *yaml.Node) *role {
 		p.fail(key, "E307", fmt.Sprintf("role %s has no steps", r.name), "Add steps: to it, or extends: with a role that has them")
 	}
 	m.with("checks", func(v *yaml.Node) {
+		r.hasChecks = len(v.Content) > 0
 		p.list(v, "checks", " of checks", "[{ http: http://127.0.0.1/ }]", func(i int, item *yaml.Node) {
 			if c := p.check(r.name, i+1, item); c != nil {
 				r.checks = append(r.checks, c)

@@ -39,7 +39,7 @@ func (p *parser) resolve(f *file) map[string]release.Role {
 		}
 		lines[r.name] = line
 		resolved[r.name] = p.merge(f, line)
-		if len(resolved[r.name].Checks) == 0 && !extended[r.name] && (r.hasSteps || r.extends != "") {
+		if len(resolved[r.name].Checks) == 0 && !extended[r.name] && !r.hasChecks && (r.hasSteps || r.extends != "") {
 			p.warn(r.key, "W104", fmt.Sprintf("role %s has no checks", r.name), "Without one a broken release looks fine. Try: checks: [{ service: ssh }]")
 		}
 	}

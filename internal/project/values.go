@@ -45,7 +45,7 @@ func write(field, v string) string {
 func reading(n *yaml.Node) string {
 	switch n.ShortTag() {
 	case "!!bool":
-		return "true or false"
+		return "a boolean"
 	case "!!timestamp":
 		return "a date"
 	case "!!int", "!!float":
