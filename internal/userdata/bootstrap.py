@@ -21,7 +21,7 @@ channel: stable
 root: sha256:0000000000000000000000000000000000000000000000000000000000000000
 """
 URL = "file:///srv/bucket/agents/"
-REGION = ""
+SCOPE = ""
 AGENTS = {"x86_64": "00", "aarch64": "00"}
 # End of the settings.
 
@@ -68,7 +68,7 @@ def sign(query):
         head["x-amz-security-token"] = token
     names = ";".join(head)
     text = "\n".join(["GET", query.selector, "", *map(":".join, head.items()), "", names, body])
-    scope = now[:8] + "/" + REGION + "/s3/aws4_request"
+    scope = now[:8] + SCOPE
     text = "\n".join(["AWS4-HMAC-SHA256", now, scope, hashlib.sha256(text.encode()).hexdigest()])
     sig = b"AWS4" + secret.encode()
     for part in scope.split("/") + [text]:
@@ -83,9 +83,9 @@ def get(url):
     while 1:
         try:
             query = Request(url)
-            if REGION:
+            if SCOPE:
                 sign(query)
-            reply = urlopen(query, None, 30)
+            reply = urlopen(query, None, 9)
             data = reply.read(1 << 26)
             if len(data) < int(reply.headers["content-length"] or 0):
                 raise OSError("the answer is cut off")
@@ -95,16 +95,16 @@ def get(url):
             code = getattr(err, "code", 0)
             # S3 says in XML what it did not like; other errors have nothing to read.
             try:
-                why += str(re.findall("<(?:Code|Message)>([^<]*)", str(err.read(9999))))
+                why = " - ".join([why] + re.findall("<(?:Code|Message)>([^<]*)", str(err.read(9999))))
             except Exception:
                 pass
         # The rights of a new role take a while to be known everywhere.
         limit = 120 if code == 403 else 300 if code in (0, 429) or code > 499 else 0
         if time.monotonic() - start + pause > limit:
-            raise Exception(why + "; check network, bucket, region, clock and the right to read agents/*")
-        say(why)
+            raise Exception(why + "; check network, clock, bucket, region, right to read agents/*")
+        say(why, "- again in %ds" % pause)
         time.sleep(pause)
-        pause = min(pause * 2, 30)
+        pause += 2
 
 
 def put(path, data, mode):
@@ -144,7 +144,7 @@ for path in "/usr/local/bin", "/var/lib/bootwell/bin":
                 data = get(URL + want)
                 have = hashlib.sha256(data).hexdigest()
                 if have != want:
-                    raise Exception("REFUSED: not the pinned agent, its sha256 is " + have)
+                    raise Exception("REFUSED: not the pinned agent but " + have)
             put(path, lzma.decompress(data), 0o755)
         put(conf, (CONFIG + "# agent " + want + "\n").encode(), 0o644)
         say("starting", path)

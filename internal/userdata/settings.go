@@ -39,8 +39,8 @@ func settingsOf(c Config) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("CONFIG=\"\"\"project: %s\nbucket: %s\nrole: %s\nchannel: %s\nroot: %s\n\"\"\"\nURL=\"%s\"\nREGION=\"%s\"\nAGENTS={%s}\n",
-		yamlText(c.Project), yamlText(c.Bucket), yamlText(c.Role), yamlText(c.Channel), c.Root, s.agents, s.region, agents), nil
+	return fmt.Sprintf("CONFIG=\"\"\"project: %s\nbucket: %s\nrole: %s\nchannel: %s\nroot: %s\n\"\"\"\nURL=\"%s\"\nSCOPE=\"%s\"\nAGENTS={%s}\n",
+		yamlText(c.Project), yamlText(c.Bucket), yamlText(c.Role), yamlText(c.Channel), c.Root, s.agents, s.scope, agents), nil
 }
 
 func agentsOf(c Config) (string, error) {
@@ -71,7 +71,7 @@ func yamlText(s string) string {
 // A source is where the bootstrap gets agents from.
 type source struct {
 	agents string // URL to which an agent's hexadecimal digits are appended
-	region string // of the signature; "": requests are not signed
+	scope  string // of the signature, after the day; "": requests are not signed
 }
 
 func parseSource(bucket string) (source, error) {
@@ -176,20 +176,21 @@ func s3Source(u *url.URL, dir string) (source, error) {
 	if !s3Bucket.MatchString(name) || !s3Region.MatchString(region) {
 		return source{}, fmt.Errorf("bucket %.80q: write s3://name/folder?region=eu-west-1: %w", u, ErrConfig)
 	}
+	scope := "/" + region + "/s3/aws4_request"
 	if e := q.Get("endpoint"); e != "" {
 		end, err := url.Parse(e)
 		if err != nil || end.Scheme != "http" && end.Scheme != "https" || end.Hostname() == "" || end.User != nil ||
 			strings.Trim(end.Path, "/") != "" || end.RawQuery != "" || end.Fragment != "" || !bucketPattern.MatchString(e) {
 			return source{}, fmt.Errorf("bucket: the endpoint must be like https://s3.example.net:9000: %w", ErrConfig)
 		}
-		return source{end.Scheme + "://" + end.Host + "/" + name + dir + "agents/", region}, nil
+		return source{end.Scheme + "://" + end.Host + "/" + name + dir + "agents/", scope}, nil
 	}
 	host := "s3." + region + ".amazonaws.com"
 	if strings.HasPrefix(region, "cn-") {
 		host += ".cn"
 	}
 	if dnsLabel.MatchString(name) {
-		return source{"https://" + name + "." + host + dir + "agents/", region}, nil
+		return source{"https://" + name + "." + host + dir + "agents/", scope}, nil
 	}
-	return source{"https://" + host + "/" + name + dir + "agents/", region}, nil
+	return source{"https://" + host + "/" + name + dir + "agents/", scope}, nil
 }

@@ -90,22 +90,24 @@ func Generate(c Config) (UserData, error) {
 		{"launcher", len(launcher)},
 		{"frame", len(text) - len(script)},
 	}}
-	if limit > 0 && len(u.Text) > limit {
-		big := u.biggest()
-		return UserData{}, fmt.Errorf("%w: %d bytes, %s takes %d; the biggest part is the %s with %d",
-			ErrTooLarge, len(u.Text), cloudTitle(c.Cloud), limit, big.Name, big.Bytes)
+	if err := u.fits(cloudTitle(c.Cloud)); err != nil {
+		return UserData{}, err
 	}
 	return u, nil
 }
 
-func (u UserData) biggest() Part {
+func (u UserData) fits(cloud string) error {
+	if u.Limit == 0 || len(u.Text) <= u.Limit {
+		return nil
+	}
 	big := u.Parts[0]
 	for _, p := range u.Parts {
 		if p.Bytes > big.Bytes {
 			big = p
 		}
 	}
-	return big
+	return fmt.Errorf("%w: %d bytes, %s takes %d; the biggest part is the %s with %d",
+		ErrTooLarge, len(u.Text), cloud, u.Limit, big.Name, big.Bytes)
 }
 
 // endOfBootstrap ends the here-document that launch.sh opens.
@@ -141,8 +143,9 @@ func frame(format, script string) (string, error) {
 	case FormatScript:
 		return "#!/bin/sh\n" + notice + script, nil
 	case FormatMIME:
+		// cloud-init names the script's file, and so its messages, after the part.
 		return "Content-Type: multipart/mixed; boundary=boot\nMIME-Version: 1.0\n\n" +
-			"--boot\nContent-Type: text/x-shellscript\nContent-Disposition: attachment; filename=bootwell\n\n" +
+			"--boot\nContent-Type: text/x-shellscript; name=bootwell\n\n" +
 			"#!/bin/sh\n" + notice + script + "--boot--\n", nil
 	}
 	return "", fmt.Errorf("format %.40q: write cloud-config, script or mime: %w", format, ErrConfig)

@@ -1,0 +1,127 @@
+package userdata
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/bootwell/bootwell/internal/needs"
+)
+
+// pythons returns the interpreters of this machine by version, from 3.6.
+func pythons(t testing.TB) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	names := []string{"/usr/bin/python3", "python3"}
+	for _, minor := range []string{"6", "7", "8", "9", "10", "11", "12", "13", "14"} {
+		names = append(names, "python3."+minor)
+	}
+	if home, err := os.UserHomeDir(); err == nil {
+		more, _ := filepath.Glob(filepath.Join(home, ".pyenv/versions/3.*/bin/python3"))
+		names = append(names, more...)
+	}
+	for _, name := range names {
+		out, err := exec.Command(name, "-c", `import sys, lzma, ssl
+print("%d.%d" % sys.version_info[:2], sys.executable)`).Output()
+		if version, path, ok := strings.Cut(strings.TrimSpace(string(out)), " "); err == nil && ok {
+			found[version] = path
+		}
+	}
+	if len(found) == 0 {
+		needs.Skip(t, "python3", "no interpreter with lzma and ssl was found")
+	}
+	return found
+}
+
+// TestBootstrap_Versions compiles the source and what becomes of it with every
+// interpreter there is, warnings being errors, and runs it on each.
+func TestBootstrap_Versions(t *testing.T) {
+	object := compress(t, testAgent)
+	small := filepath.Join(t.TempDir(), "bootstrap.py")
+	head, tail := bootstrap()
+	if err := os.WriteFile(small, []byte(head+tail), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for version, path := range pythons(t) {
+		t.Run(version, func(t *testing.T) {
+			for _, name := range []string{small, "bootstrap.py"} {
+				c := exec.Command(path, "-W", "error", "-c", "import sys\nwith open(sys.argv[1]) as f: compile(f.read(), 'bootstrap', 'exec')", name)
+				if out, err := c.CombinedOutput(); err != nil {
+					t.Fatalf("%s: %v: %s", name, err, out)
+				}
+			}
+			m := newMachine(t)
+			m.write("/opt/bin/python3", "#!/bin/sh\nexec "+path+" -W error \"$@\"\n")
+			m.env = []string{"PATH=/opt/bin:/usr/sbin:/usr/bin:/sbin:/bin", "AWS_ACCESS_KEY_ID=KEY", "AWS_SECRET_ACCESS_KEY=secret"}
+			s := newS3(t, identity{"KEY", "secret", "", "us-east-1"}, object)
+			c := configFor("s3://acme/prod%20a?endpoint="+s.URL, object)
+			out, code := m.run(generate(t, c))
+			checkStarted(t, m, c, agentPath, out, code)
+		})
+	}
+}
+
+// TestMinify_Same compares the syntax trees of the source and of what becomes
+// of it, without docstrings and with the variables renamed.
+func TestMinify_Same(t *testing.T) {
+	dir := t.TempDir()
+	var names strings.Builder
+	for long, short := range shortNames {
+		names.WriteString(long + " " + short + "\n")
+	}
+	for name, text := range map[string]string{"names": names.String(), "small": minify(bootstrapSource, shortNames)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range pythons(t) {
+		out, err := exec.Command(path, "testdata/same.py", "bootstrap.py", filepath.Join(dir, "small"), filepath.Join(dir, "names")).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return
+	}
+}
+
+// TestMinify_Names makes sure that a short name means one thing only.
+func TestMinify_Names(t *testing.T) {
+	used := map[string]bool{}
+	for _, w := range regexp.MustCompile(`\b[A-Za-z_]\w*`).FindAllString(bootstrapSource, -1) {
+		used[w] = true
+	}
+	seen := map[string]string{}
+	for long, short := range shortNames {
+		if !used[long] {
+			t.Errorf("%s is not in bootstrap.py", long)
+		}
+		if other, ok := seen[short]; ok {
+			t.Errorf("%s and %s are both %s", long, other, short)
+		}
+		seen[short] = long
+	}
+}
+
+func TestMinify(t *testing.T) {
+	const in = `# comment
+import a, b
+
+
+def f(long, x=1):
+    """Doc."""
+    if x in "a # b" and not long:
+        return x . long  if x else  1
+    for i in (1, 2):
+        g(i)
+        g("# 'quoted' \" long", long=3)
+T = """ long
+  # kept
+"""
+`
+	const want = "import a,b\ndef f(l,x=1):\n if x in\"a # b\"and not l:return x.long if x else 1\n for i in(1,2):\n  g(i)\n  g(\"# 'quoted' \\\" long\",l=3)\nT=\"\"\" long\n  # kept\n\"\"\"\n"
+	if got := minify(in, map[string]string{"long": "l"}); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
