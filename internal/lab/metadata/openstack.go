@@ -1,0 +1,77 @@
+package metadata
+
+import (
+	"net/http"
+	"strings"
+)
+
+// openStackVersions are those that Nova lists, oldest first.
+var openStackVersions = [...]string{
+	"2012-08-10", "2013-04-04", "2013-10-17", "2015-10-15", "2016-06-30", "2016-10-06", "2017-02-22", "2018-08-27", "2020-10-14", "latest",
+}
+
+// NewOpenStack is the service of an OpenStack server: the openstack/ paths
+// and the EC2 paths that Nova serves beside them, without session tokens.
+// Source: "Metadata service" in the Nova user documentation.
+func NewOpenStack(m Machine) *Service {
+	s := newService(m)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /openstack", listVersions)
+	mux.HandleFunc("GET /openstack/{$}", listVersions)
+	mux.HandleFunc("GET /openstack/{version}/{path...}", s.openStackGet)
+	mux.HandleFunc("GET /{version}/{path...}", func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.PathValue("path"), "iam") || strings.HasPrefix(r.PathValue("path"), "dynamic") {
+			http.NotFound(w, r) // Nova has neither
+			return
+		}
+		s.ec2Get(w, r)
+	})
+	s.cloud = mux
+	return s
+}
+
+func listVersions(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=UTF-8")
+	_, _ = w.Write([]byte(strings.Join(openStackVersions[:], "\n")))
+}
+
+func (s *Service) openStackGet(w http.ResponseWriter, r *http.Request) {
+	known := false
+	for _, v := range openStackVersions {
+		known = known || v == r.PathValue("version")
+	}
+	if !known {
+		http.NotFound(w, r)
+		return
+	}
+	userData, _ := s.state()
+	t := s.machine.openStackTree()
+	if userData != nil {
+		t["user_data"] = string(userData)
+	}
+	path := strings.Trim(r.PathValue("path"), "/")
+	if _, ok := t[path]; !ok && path != "" {
+		http.NotFound(w, r)
+		return
+	}
+	t.answer(w, path)
+}
+
+func (m Machine) openStackTree() tree {
+	meta := map[string]any{
+		"uuid": m.ID, "name": m.Hostname, "hostname": m.Hostname, "launch_index": 0, "availability_zone": m.Zone,
+		"project_id": m.Account, "meta": m.Tags, "devices": []any{}, "dedicated_cpus": []any{},
+	}
+	if m.PublicKey != "" {
+		meta["public_keys"] = map[string]string{"key": m.PublicKey}
+	}
+	network := map[string]any{
+		"links":    []any{map[string]any{"id": "tap0", "vif_id": "tap0", "type": "ovs", "mtu": 1500, "ethernet_mac_address": m.MAC}},
+		"networks": []any{map[string]any{"id": "network0", "type": "ipv4_dhcp", "link": "tap0", "network_id": "00000000-0000-0000-0000-000000000001"}},
+		"services": []any{},
+	}
+	return tree{
+		"meta_data.json": asJSON(meta), "network_data.json": asJSON(network),
+		"vendor_data.json": "{}", "vendor_data2.json": "{}", "password": "",
+	}
+}
