@@ -34,9 +34,9 @@ func damages() map[string]func(path string) error {
 		"half":    edit(func(b []byte) []byte { return b[:len(b)/2] }),
 		"garbage": edit(func(b []byte) []byte { return bytes.Repeat([]byte{0xa5, 0}, len(b)/2) }),
 		"bit flip": edit(func(b []byte) []byte {
-			// In the middle of the first number after "version", which keeps it JSON.
+			// In the first version, which stays JSON and becomes a higher one.
 			i := bytes.Index(b, []byte(`"version":`)) + len(`"version":`)
-			b[i] ^= 1
+			b[i] ^= 4
 			return b
 		}),
 	}

@@ -215,10 +215,7 @@ func (d *durable) write(gen string, f files) error {
 			return err
 		}
 	}
-	if err := d.disk.Sync(gen); err != nil {
-		return err
-	}
-	return d.disk.Sync(".")
+	return d.disk.Sync(gen) // its own name is synced with that of cur
 }
 
 // A sealed file carries the digest of its value.

@@ -16,10 +16,7 @@ const (
 	lockKey      = "locks/publish"
 	maxLockBytes = 4 << 10
 
-	// maxLockTTL bounds how long a lock counts after it was written, by the
-	// bucket's clock, so that a publisher with a wrong clock locks nobody out
-	// for ever. An unreadable lock counts for unreadableTTL.
-	maxLockTTL    = 24 * time.Hour
+	// unreadableTTL is how long an unreadable lock counts after it was written.
 	unreadableTTL = time.Hour
 
 	// settleTime is how long a write may take to be seen by all, on buckets
@@ -64,10 +61,10 @@ func (p *Publisher) Lock(ctx context.Context, owner string, ttl time.Duration) (
 }
 
 func (p *Publisher) lockedBy(l lease) error {
-	return fmt.Errorf("%s is publishing (its lock ends %s UTC): %w", l.Owner, l.Expires.UTC().Format(time.DateTime), ErrLocked)
+	return fmt.Errorf("%.200q is publishing, or was cut off: its lock %s ends %s UTC: %w", l.Owner, lockKey, l.Expires.UTC().Format(time.DateTime), ErrLocked)
 }
 
-// readLease returns the lease in the bucket with a bounded expiry.
+// readLease returns the lease in the bucket.
 func (p *Publisher) readLease(ctx context.Context) (lease, bucket.Object, error) {
 	b, obj, err := get(ctx, p.Client.Bucket, lockKey, bucket.GetOptions{}, maxLockBytes)
 	if errors.Is(err, bucket.ErrTooLarge) {
@@ -83,9 +80,6 @@ func parseLease(b []byte, written time.Time) lease {
 	var l lease
 	if err := json.Unmarshal(b, &l); err != nil {
 		return lease{Owner: "an unknown publisher", Token: "unreadable", Expires: written.Add(unreadableTTL)}
-	}
-	if end := written.Add(maxLockTTL); !written.IsZero() && l.Expires.After(end) {
-		l.Expires = end
 	}
 	return l
 }

@@ -151,15 +151,18 @@ func sign[T metadata.Roles](d *draft, file string, m *metadata.Metadata[T], vers
 }
 
 // writeNew signs m with the next free version after its own and writes it
-// where no object was. Versions that a publisher who was killed or lost a race
-// has left behind are skipped, ever faster, so that they block nobody: a
-// version needs to grow, not to be the next.
+// where no object was. Versions that publishers who were killed or lost a race
+// have left behind are skipped, so that they block nobody: a version needs to
+// grow, not to be the next.
 func writeNew[T metadata.Roles](ctx context.Context, d *draft, file string, m *metadata.Metadata[T], limit int) error {
-	version, step := *headOf(m).version, int64(1)
-	for try := 0; try < 56; try++ {
-		version += step
-		if try >= 8 {
-			step *= 2
+	version := *headOf(m).version
+	for try := range maxTries {
+		version++
+		if try == triesBeforeList {
+			var err error
+			if version, err = d.freeVersion(ctx, file, version); err != nil {
+				return err
+			}
 		}
 		b, err := sign(d, file, m, version)
 		if err != nil {
@@ -178,7 +181,36 @@ func writeNew[T metadata.Roles](ctx context.Context, d *draft, file string, m *m
 		d.files[file] = b
 		return nil
 	}
-	return fmt.Errorf("write %s: no free version up to %d", file, version)
+	return fmt.Errorf("write %s: others take each version up to %d: %w", file, version, ErrConflict)
+}
+
+// How writeNew looks for a free version: a few tries, then it asks the bucket
+// which are taken, and tries on from there, as others may be doing.
+const (
+	triesBeforeList = 4
+	maxTries        = 64
+)
+
+// freeVersion returns the first version of file from lowest on that no object
+// has. A bucket that cannot list has to be tried.
+func (d *draft) freeVersion(ctx context.Context, file string, lowest int64) (int64, error) {
+	taken := map[int64]bool{}
+	for o, err := range d.bucket.List(ctx, metadataPrefix, "") {
+		if errors.Is(err, bucket.ErrUnsupported) || errors.Is(err, bucket.ErrPermission) {
+			return lowest, nil
+		}
+		if err != nil {
+			return 0, fmt.Errorf("look for a free version of %s: %w", file, err)
+		}
+		v, ok := strings.CutSuffix(strings.TrimPrefix(o.Key, metadataPrefix), "."+file)
+		if n, err := strconv.ParseInt(v, 10, 64); ok && err == nil {
+			taken[n] = true
+		}
+	}
+	for taken[lowest] {
+		lowest++
+	}
+	return lowest, nil
 }
 
 // ready reports early, before anything is written, that a signature will be
