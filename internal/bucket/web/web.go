@@ -10,7 +10,9 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
@@ -86,6 +88,9 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) > maxRedirects {
 		return fmt.Errorf("more than %d redirects", maxRedirects)
 	}
+	if from := via[len(via)-1].URL; req.URL.Host == from.Host && req.URL.Path == from.Path+"/" {
+		return errFolder
+	}
 	for _, before := range via {
 		if before.URL.Scheme == "https" && req.URL.Scheme != "https" {
 			return errDowngrade
@@ -94,7 +99,10 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-var errDowngrade = errors.New("redirect from https to http")
+var (
+	errDowngrade = errors.New("redirect from https to http")
+	errFolder    = errors.New("it is a folder")
+)
 
 // Caps says that all one can do is read.
 func (b *Bucket) Caps() bucket.Caps { return bucket.Caps{ReadOnly: true, NoList: true} }
@@ -110,7 +118,7 @@ func (b *Bucket) address(key string) string {
 }
 
 // Get implements [bucket.Bucket]. The ETag is the server's own, with its quotes;
-// a server that sends none is asked for the whole object each time.
+// a server that sends none gives the whole object each time.
 func (b *Bucket) Get(ctx context.Context, key string, o bucket.GetOptions) (io.ReadCloser, bucket.Object, error) {
 	if err := bucket.CheckGet(key, o); err != nil {
 		return nil, bucket.Object{}, err
@@ -121,7 +129,7 @@ func (b *Bucket) Get(ctx context.Context, key string, o bucket.GetOptions) (io.R
 		return nil, bucket.Object{}, fmt.Errorf("%s: %w", where, err)
 	}
 	req.Header.Set("User-Agent", "bootwell")
-	if o.IfNoneMatch != "" {
+	if o.IfNoneMatch != "" && !strings.HasSuffix(o.IfNoneMatch, young) {
 		req.Header.Set("If-None-Match", o.IfNoneMatch)
 	}
 	if span, ok := wire.Range(o); ok {
@@ -131,11 +139,14 @@ func (b *Bucket) Get(ctx context.Context, key string, o bucket.GetOptions) (io.R
 	switch {
 	case errors.Is(err, errDowngrade):
 		return nil, bucket.Object{}, fmt.Errorf("%s: %w: %w", where, bucket.ErrPermission, errDowngrade)
+	case errors.Is(err, errFolder):
+		return nil, bucket.Object{}, fmt.Errorf("%s: %w: %w", where, bucket.ErrNotExist, errFolder)
 	case err != nil:
 		return nil, bucket.Object{}, fmt.Errorf("%s: %w", where, wire.Classify(ctx, err))
 	}
-	obj := bucket.Object{Key: key, Size: resp.ContentLength, ETag: resp.Header.Get("ETag")}
+	obj := bucket.Object{Key: key, Size: resp.ContentLength}
 	obj.Modified, _ = http.ParseTime(resp.Header.Get("Last-Modified")) // absent: zero
+	obj.ETag = etag(resp.Header, obj.Modified)
 	body, err := b.answer(ctx, key, o, resp, &obj)
 	if err != nil {
 		io.CopyN(io.Discard, resp.Body, maxDrain)
@@ -143,6 +154,29 @@ func (b *Bucket) Get(ctx context.Context, key string, o bucket.GetOptions) (io.R
 		return nil, obj, fmt.Errorf("%s: %w", where, err)
 	}
 	return body, obj, nil
+}
+
+// young ends an ETag that may also be that of a later content.
+const young = ";young"
+
+// etag returns the server's ETag. Some servers, such as nginx, make it of the
+// size and the second of the last change, and so give two contents of one second
+// the same. While that second is not over, such a tag proves nothing, and is
+// marked so that no later Get relies on it.
+func etag(h http.Header, modified time.Time) string {
+	tag := h.Get("ETag")
+	if tag == "" || modified.IsZero() {
+		return tag
+	}
+	coarse := false
+	for _, base := range []int{10, 16, 36} {
+		coarse = coarse || strings.Contains(tag, strconv.FormatInt(modified.Unix(), base))
+	}
+	now, err := http.ParseTime(h.Get("Date"))
+	if coarse && (err != nil || now.Sub(modified) < 2*time.Second) {
+		tag += young
+	}
+	return tag
 }
 
 // answer makes a body of a response and completes obj.
@@ -157,7 +191,7 @@ func (b *Bucket) answer(ctx context.Context, key string, o bucket.GetOptions, re
 		return bucket.NewBody(ctx, resp.Body, n, classify), nil
 	case resp.StatusCode != http.StatusOK:
 		return nil, statusError(resp)
-	case o.IfNoneMatch != "" && o.IfNoneMatch == obj.ETag:
+	case o.IfNoneMatch != "" && o.IfNoneMatch == obj.ETag && !strings.HasSuffix(obj.ETag, young):
 		return nil, bucket.ErrNotModified // a server without conditional requests
 	}
 	n := obj.Size

@@ -72,7 +72,56 @@ func TestBucket_Nginx(t *testing.T) {
 	buckettest.TestReading(t, func(t testing.TB) (bucket.Bucket, bucket.Bucket) {
 		dir := folder(t)
 		return open(t, startNginx(t, nginx, dir.Dir())+"/prod/x"), dir
-	}, buckettest.Options{})
+	}, buckettest.Options{Settle: 2100 * time.Millisecond})
+}
+
+// nginx's ETags are made of the second of the last change and the size.
+func TestNginx_TwoChangesInOneSecond(t *testing.T) {
+	dir := folder(t)
+	b := open(t, startNginx(t, needs.Tool(t, "nginx"), dir.Dir())+"/prod/x")
+	for i := range 30 {
+		want := fmt.Sprintf("change %02d", i)
+		buckettest.Put(t, dir, "k", []byte(want))
+		_, obj := buckettest.Get(t, b, "k")
+		buckettest.Put(t, dir, "k", []byte("Change after it"[:len(want)]))
+		got, _, err := bucket.ReadAll(t.Context(), b, "k", bucket.GetOptions{IfNoneMatch: obj.ETag}, 100)
+		if err != nil || string(got) == want {
+			t.Fatalf("%q: the change after it was not seen: %q, %v", want, got, err)
+		}
+	}
+}
+
+func TestETagOfTheSecond(t *testing.T) {
+	const second = 1763812800
+	for _, c := range []struct {
+		etag string
+		age  int
+		want string
+	}{
+		{fmt.Sprintf(`"%x-a"`, second), 0, fmt.Sprintf(`"%x-a";young`, second)},
+		{fmt.Sprintf(`"%x-a"`, second), 1, fmt.Sprintf(`"%x-a";young`, second)},
+		{fmt.Sprintf(`"%x-a"`, second), 2, fmt.Sprintf(`"%x-a"`, second)},
+		{fmt.Sprintf(`W/"%d"`, second), 0, fmt.Sprintf(`W/"%d";young`, second)},
+		{`"d41d8cd98f00b204e9800998ecf8427e"`, 0, `"d41d8cd98f00b204e9800998ecf8427e"`},
+		{"", 0, ""},
+	} {
+		b := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Last-Modified", time.Unix(second, 0).UTC().Format(http.TimeFormat))
+			w.Header().Set("Date", time.Unix(second+int64(c.age), 0).UTC().Format(http.TimeFormat))
+			w.Header().Set("ETag", c.etag)
+			io.WriteString(w, r.Header.Get("If-None-Match"))
+		})
+		_, obj := buckettest.Get(t, b, "k")
+		if obj.ETag != c.want {
+			t.Errorf("%s after %d s: %s, want %s", c.etag, c.age, obj.ETag, c.want)
+		}
+		if !strings.HasSuffix(c.want, ";young") {
+			continue
+		}
+		if sent, _, err := bucket.ReadAll(t.Context(), b, "k", bucket.GetOptions{IfNoneMatch: obj.ETag}, 100); err != nil || len(sent) != 0 {
+			t.Errorf("%s: asked with %q, %v", c.etag, sent, err)
+		}
+	}
 }
 
 func startNginx(t testing.TB, nginx, root string) string {
