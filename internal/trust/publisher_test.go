@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/buckettest"
 	"github.com/bootwell/bootwell/internal/bucket/file"
+	"github.com/bootwell/bootwell/internal/bucket/s3"
 	"github.com/bootwell/bootwell/internal/release"
 )
 
@@ -402,6 +404,16 @@ func TestCommit_EightAtOnceLoseNothing(t *testing.T) {
 	})
 	t.Run("file", func(t *testing.T) {
 		b, err := file.OpenDir(t.TempDir(), file.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := newWorldIn(t, b)
+		race(t, 8, w.publisher, false)
+	})
+	t.Run("versitygw", func(t *testing.T) {
+		srv := buckettest.VersityGW(t)
+		srv.CreateBucket("fleet")
+		b, err := s3.Open(t.Context(), srv.URL("fleet", "prod"), s3.Options{Sources: []s3.Source{s3.Static(buckettest.RootKey, buckettest.RootSecret, "")}})
 		if err != nil {
 			t.Fatal(err)
 		}

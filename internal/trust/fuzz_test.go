@@ -1,0 +1,71 @@
+package trust
+
+import (
+	"bytes"
+	"encoding/json"
+	"reflect"
+	"testing"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+)
+
+// FuzzRefresh puts any bytes in the place of any metadata in the bucket. A
+// client never panics, and takes no other state than the one that was signed.
+func FuzzRefresh(f *testing.F) {
+	w := newWorld(f)
+	w.publish()
+	objects := copyBucket(f, w.bucket)
+	names := []string{"1.root.json", "2.root.json", timestampFile, "2.snapshot.json", "1.targets.json", "2.releases.json", "2.channels.json"}
+	for i, name := range names {
+		for _, other := range names {
+			f.Add(uint8(i), objects[metadataPrefix+other])
+		}
+		b := objects[metadataPrefix+name]
+		f.Add(uint8(i), b[:len(b)/2])
+		f.Add(uint8(i), bytes.Replace(b, []byte(`{`), []byte(`null`), 1))
+		f.Add(uint8(i), bytes.Replace(b, []byte(`"version":`), []byte(`"version":-`), 1))
+	}
+	f.Add(uint8(2), []byte(`{"signed":{"_type":"timestamp","meta":{"snapshot.json":null}},"signatures":[]}`))
+	f.Add(uint8(0), []byte(`{"signed":{"_type":"root","roles":{"root":null},"keys":{"":null}},"signatures":[null]}`))
+	want := w.current()
+	template := w.client()
+	mustRefresh(f, template)
+	f.Fuzz(func(t *testing.T, which uint8, b []byte) {
+		mem := bucket.NewMem()
+		for key, data := range objects {
+			put(t, mem, key, data)
+		}
+		name := names[int(which)%len(names)]
+		put(t, mem, metadataPrefix+name, b)
+		for _, dir := range []string{t.TempDir(), template.Dir} {
+			v, err := (&Client{Bucket: mem, Dir: dir, Anchor: w.anchor, Now: w.clock}).Refresh(t.Context())
+			if err != nil {
+				continue
+			}
+			if !reflect.DeepEqual(v.set.versions(), want.versions()) || len(v.targets) != 2 || v.set.root.Signed.Version != 1 {
+				t.Fatalf("%s: another state was accepted: %v", name, v.set.versions())
+			}
+			if !sameSigned(v.set.files[timestampFile], want.files[timestampFile]) {
+				t.Fatalf("another timestamp was accepted:\n%s", b)
+			}
+		}
+	})
+}
+
+// sameSigned reports whether two files say the same above their signatures.
+func sameSigned(a, b []byte) bool {
+	signed := func(b []byte) (v struct{ Signed any }) { json.Unmarshal(b, &v); return v }
+	return reflect.DeepEqual(signed(a), signed(b))
+}
+
+func FuzzLease(f *testing.F) {
+	f.Add([]byte(`{"owner":"a","expires":"2031-03-01T12:30:00Z","token":"t"}`))
+	f.Add([]byte(`null`))
+	f.Add([]byte(`{"expires":1}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		l := parseLease(b, start)
+		if !json.Valid(b) && (l.Token == "" || !l.Expires.Equal(start.Add(unreadableTTL))) {
+			t.Fatalf("unreadable lease is %+v", l)
+		}
+	})
+}
