@@ -172,7 +172,7 @@ func TestResolve_RoundTrip(t *testing.T) {
 func TestParse_Tree(t *testing.T) {
 	files := map[string]string{
 		"scripts/setup.sh": "#!/bin/sh\n", "scripts/tool*": "ELF", "scripts/plain.sh": "echo\n", "docs/a.sh": "#!/bin/sh\n", "web/index.html": "x",
-		"ok.tmpl": "{{.name}} {{range $i, $x := .list}}{{.foo}}{{$.name}}{{end}}{{with .name}}{{.bar}}{{end}}{{.Facts.Platform}}{{.Role}}{{.Release}}{{.Channel}}{{template \"t\" .}}{{define \"t\"}}{{.name}}{{end}}",
+		"ok.tmpl":  "{{.name}} {{range $i, $x := .list}}{{.foo}}{{$.name}}{{end}}{{with .name}}{{.bar}}{{end}}{{.Facts.Platform}}{{.Role}}{{.Release}}{{.Channel}}{{template \"t\" .}}{{define \"t\"}}{{.name}}{{end}}",
 		"bad.tmpl": "a\n{{ .nme }}", "dollar.tmpl": "{{range .list}}{{$.other}}{{end}}", "fact.tmpl": "{{.Facts.Plattform}}", "broken.tmpl": "a\n{{ if }}",
 		"called.tmpl": "{{template \"t\" .}}{{define \"t\"}}{{.nope}}{{end}}", "undefined.tmpl": "{{template \"u\" .}}", "if.tmpl": "{{if eq .nope 1}}{{end}}",
 	}

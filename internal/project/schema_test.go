@@ -86,7 +86,9 @@ func TestSchema_PublishedCopy(t *testing.T) {
 func TestSchema_Fields(t *testing.T) {
 	var s struct {
 		Properties  map[string]any
-		Definitions map[string]struct{ Properties map[string]struct{ Description string } }
+		Definitions map[string]struct {
+			Properties map[string]struct{ Description string }
+		}
 	}
 	if err := json.Unmarshal(Schema(), &s); err != nil {
 		t.Fatal(err)

@@ -28,11 +28,21 @@ var builtinData = []string{"Facts", "Role", "Release", "Channel"}
 
 var templateError = regexp.MustCompile(`(?s)^template: .*?:([0-9]+):(?:[0-9]+:)? (.*)$`)
 
+// templateFuncs names the functions that templates have on a VM beside those
+// of text/template. They are not called here.
+func templateFuncs() template.FuncMap {
+	return template.FuncMap{
+		"join":  func(string, any) string { return "" },
+		"json":  func(any) string { return "" },
+		"quote": func(any) string { return "" },
+	}
+}
+
 // checkTemplate parses a Go text/template and looks for data that a VM of the
 // role would not have. A template sees the variables at the top (.server_name)
 // beside .Facts, .Role, .Release and .Channel.
 func checkTemplate(name, text, role string, vars release.Vars) []problem {
-	t, err := template.New(mainTemplate).Option("missingkey=error").Parse(text)
+	t, err := template.New(mainTemplate).Funcs(templateFuncs()).Parse(text)
 	if err != nil {
 		pr := problem{code: "E404", summary: fmt.Sprintf("not a template: %v", err), detail: `For a literal {{ write {{"{{"}}`}
 		if m := templateError.FindStringSubmatch(err.Error()); m != nil {
