@@ -388,7 +388,7 @@ func testListLong(t *testing.T, b, w bucket.Bucket, n int) {
 	g, ctx := errgroup.WithContext(t.Context())
 	g.SetLimit(16)
 	for i := range n {
-		key := fmt.Sprintf("reports/vm-%05d/report.json", i)
+		key := fmt.Sprintf("reports/vm-%03d/log-%04d", i/100, i)
 		want = append(want, key)
 		g.Go(func() error {
 			_, err := w.Put(ctx, key, strings.NewReader(key), bucket.Condition{})

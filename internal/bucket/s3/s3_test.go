@@ -39,7 +39,7 @@ func TestBucket(t *testing.T) {
 	}
 	srv.CreateBucket("shared")
 	t.Run("whole", func(t *testing.T) { buckettest.Test(t, whole, buckettest.Options{}) })
-	t.Run("prefix", func(t *testing.T) { buckettest.Test(t, prefixed, buckettest.Options{Objects: 1100}) })
+	t.Run("prefix", func(t *testing.T) { buckettest.Test(t, prefixed, buckettest.Options{Objects: 50}) })
 }
 
 // requests counts what goes over the wire.

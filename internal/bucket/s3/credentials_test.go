@@ -1,0 +1,250 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+)
+
+// imds is a metadata service that insists on IMDSv2.
+type imds struct {
+	*httptest.Server
+	mu       sync.Mutex
+	requests []string
+	role     string // JSON of the role; "": the instance has none
+	status   []int  // of the next answers, before the right ones
+}
+
+func newIMDS(t *testing.T, role string) *imds {
+	m := &imds{role: role}
+	m.Server = httptest.NewServer(m)
+	t.Cleanup(m.Close)
+	return m
+}
+
+func (m *imds) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.requests = append(m.requests, r.Method+" "+r.URL.Path)
+	if len(m.status) > 0 {
+		status := m.status[0]
+		m.status = m.status[1:]
+		http.Redirect(w, r, "/elsewhere", status)
+		return
+	}
+	const list = "/latest/meta-data/iam/security-credentials/"
+	switch {
+	case r.Method == "PUT" && r.URL.Path == "/latest/api/token" && r.Header.Get("X-aws-ec2-metadata-token-ttl-seconds") != "":
+		io.WriteString(w, "TOKEN==")
+	case r.Header.Get("X-aws-ec2-metadata-token") != "TOKEN==":
+		w.WriteHeader(http.StatusUnauthorized)
+	case m.role != "" && r.URL.Path == list:
+		io.WriteString(w, "web role\n")
+	case m.role != "" && r.URL.Path == list+"web role":
+		io.WriteString(w, m.role)
+	case r.URL.Path == "/latest/meta-data/placement/region":
+		io.WriteString(w, "eu-west-3\n")
+	default:
+		w.WriteHeader(http.StatusNotFound)
+	}
+}
+
+func roleJSON(key string, ends time.Time) string {
+	return fmt.Sprintf(`{"Code":"Success","Type":"AWS-HMAC","AccessKeyId":%q,"SecretAccessKey":"s","Token":"t","Expiration":%q}`,
+		key, ends.UTC().Format(time.RFC3339))
+}
+
+func retrieve(t *testing.T, sources ...Source) (credentials.Value, error) {
+	t.Helper()
+	c := &chain{sources: sources, now: time.Now}
+	return c.RetrieveWithCredContext(&credentials.CredContext{Context: t.Context()})
+}
+
+func TestInstanceRole(t *testing.T) {
+	ends := time.Now().Add(6 * time.Hour).Truncate(time.Second)
+	m := newIMDS(t, roleJSON("ASIA1", ends))
+	v, err := retrieve(t, InstanceRole(m.URL))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.AccessKeyID != "ASIA1" || v.SecretAccessKey != "s" || v.SessionToken != "t" || !v.Expiration.Equal(ends) {
+		t.Errorf("got %+v", v)
+	}
+	if want := "PUT /latest/api/token"; m.requests[0] != want || len(m.requests) != 3 {
+		t.Errorf("requests %q", m.requests)
+	}
+}
+
+func TestInstanceRole_Failures(t *testing.T) {
+	good := roleJSON("ASIA1", time.Now().Add(time.Hour))
+	for _, c := range []struct {
+		name   string
+		role   string
+		status []int
+		want   error
+		words  string
+	}{
+		{"no role", "", nil, bucket.ErrPermission, "404"},
+		{"no IMDSv2", good, []int{405}, bucket.ErrPermission, "405"},
+		{"busy once", good, []int{503}, nil, ""},
+		{"busy", good, []int{503, 503}, bucket.ErrUnavailable, "503"},
+		{"redirect", good, []int{302}, bucket.ErrPermission, "302"},
+		{"expired", roleJSON("ASIA1", time.Now().Add(-time.Hour)), nil, bucket.ErrUnavailable, "expired"},
+		{"not JSON", "<html>", nil, bucket.ErrUnavailable, "role"},
+		{"refused role", `{"Code":"AssumeRoleUnauthorizedAccess","Message":"EC2 cannot assume the role"}`, nil, bucket.ErrUnavailable, "EC2 cannot assume"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := newIMDS(t, c.role)
+			m.status = c.status
+			_, err := retrieve(t, InstanceRole(m.URL))
+			if !errors.Is(err, c.want) || c.want != nil && !strings.Contains(err.Error(), c.words) {
+				t.Errorf("%v, want %v with %q", err, c.want, c.words)
+			}
+		})
+	}
+	m := newIMDS(t, good)
+	m.Close()
+	if _, err := retrieve(t, InstanceRole(m.URL)); !errors.Is(err, bucket.ErrUnavailable) {
+		t.Errorf("nobody there: %v", err)
+	}
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	if _, err := retrieve(t, InstanceRole("")); !errors.Is(err, bucket.ErrPermission) || !strings.Contains(err.Error(), "AWS_EC2_METADATA_DISABLED") {
+		t.Errorf("disabled: %v", err)
+	}
+}
+
+// TestOrder uses only what it names: a metadata service that would answer is
+// not asked unless it is among the sources.
+func TestOrder(t *testing.T) {
+	m := newIMDS(t, roleJSON("ASIA1", time.Now().Add(time.Hour)))
+	dir := t.TempDir()
+	file := filepath.Join(dir, "credentials")
+	write(t, file, "[default]\naws_access_key_id = AKFILE\naws_secret_access_key = s\naws_session_token = t\n[other]\naws_access_key_id = AKOTHER\naws_secret_access_key = s\n")
+	t.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", m.URL)
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "")
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", file)
+	t.Setenv("AWS_CONFIG_FILE", filepath.Join(dir, "none"))
+	t.Setenv("HOME", dir)
+	for _, c := range []struct {
+		name    string
+		env     map[string]string
+		sources []Source
+		key     string
+		asked   bool
+	}{
+		{"operator, environment", map[string]string{"AWS_ACCESS_KEY_ID": "AKENV", "AWS_SECRET_ACCESS_KEY": "s"}, OperatorSources(), "AKENV", false},
+		{"operator, file", nil, OperatorSources(), "AKFILE", false},
+		{"operator, profile", map[string]string{"AWS_PROFILE": "other"}, OperatorSources(), "AKOTHER", false},
+		{"operator, named profile", nil, []Source{SharedConfig("other")}, "AKOTHER", false},
+		{"operator, missing profile", map[string]string{"AWS_PROFILE": "nobody"}, OperatorSources(), "", false},
+		{"operator, half an environment", map[string]string{"AWS_ACCESS_KEY_ID": "AKENV"}, OperatorSources(), "AKFILE", false},
+		{"VM, role", map[string]string{"AWS_ACCESS_KEY_ID": "AKENV", "AWS_SECRET_ACCESS_KEY": "s"}, VMSources(file), "ASIA1", true},
+		{"VM, file", nil, VMSources(file)[1:], "AKFILE", false},
+		{"VM, file only its default", map[string]string{"AWS_PROFILE": "other"}, []Source{StaticFile(file)}, "AKFILE", false},
+		{"VM, environment", map[string]string{"AWS_ACCESS_KEY_ID": "AKENV", "AWS_SECRET_ACCESS_KEY": "s"}, []Source{StaticFile(dir + "/none"), Environment()}, "AKENV", false},
+		{"none", nil, []Source{StaticFile(dir + "/none"), StaticFile(dir), Environment()}, "", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"} {
+				t.Setenv(name, c.env[name])
+			}
+			m.requests = nil
+			v, err := retrieve(t, c.sources...)
+			if v.AccessKeyID != c.key || (err == nil) != (c.key != "") {
+				t.Errorf("got %q, %v", v.AccessKeyID, err)
+			}
+			if err != nil && !errors.Is(err, bucket.ErrPermission) {
+				t.Errorf("%v, want %v", err, bucket.ErrPermission)
+			}
+			if asked := len(m.requests) > 0; asked != c.asked {
+				t.Errorf("asked the metadata service: %v, want %v", asked, c.asked)
+			}
+		})
+	}
+}
+
+func write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRefreshBeforeExpiry(t *testing.T) {
+	now := time.Now()
+	n, fails := 0, false
+	source := Source{name: "test", retrieve: func(context.Context) (credentials.Value, error) {
+		n++
+		if fails {
+			return credentials.Value{}, errors.New("away")
+		}
+		return credentials.Value{AccessKeyID: fmt.Sprint("k", n), SecretAccessKey: "s", Expiration: now.Add(time.Hour)}, nil
+	}}
+	creds := credentials.New(&chain{sources: []Source{source}, now: func() time.Time { return now }})
+	step := func(pass time.Duration, away bool, want string) {
+		t.Helper()
+		now, fails = now.Add(pass), away
+		v, err := creds.GetWithContext(nil)
+		if v.AccessKeyID != want || (err == nil) != (want != "") {
+			t.Errorf("%q, %v, want %q", v.AccessKeyID, err, want)
+		}
+	}
+	step(0, false, "k1")
+	step(54*time.Minute, false, "k1")
+	step(2*time.Minute, true, "k1")   // due, and the service is away: the old one still counts
+	step(30*time.Second, false, "k1") // not asked again at once
+	step(31*time.Second, false, "k3") // but soon
+	step(56*time.Minute+time.Second, true, "k3")
+	step(5*time.Minute, true, "") // over
+	step(time.Second, false, fmt.Sprint("k", n+1))
+}
+
+func TestRegion(t *testing.T) {
+	m := newIMDS(t, "")
+	role := []Source{InstanceRole(m.URL)}
+	for _, c := range []struct {
+		name, url, env string
+		sources        []Source
+		want           string
+	}{
+		{"in the URL", "s3://bkt?region=eu-west-1", "us-west-2", role, "eu-west-1"},
+		{"in the environment", "s3://bkt", "us-west-2", role, "us-west-2"},
+		{"of the instance", "s3://bkt", "", role, "eu-west-3"},
+		{"of no instance", "s3://bkt", "", []Source{Static("k", "s", "")}, "us-east-1"},
+		{"another server's", "s3://bkt?endpoint=http://127.0.0.1:1", "", role, "us-east-1"},
+	} {
+		t.Setenv("AWS_REGION", c.env)
+		t.Setenv("AWS_DEFAULT_REGION", "")
+		b, err := Open(t.Context(), c.url, Options{Sources: c.sources})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := b.Location().Region; got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+func FuzzParseRole(f *testing.F) {
+	f.Add(roleJSON("k", time.Unix(0, 0)))
+	f.Add(`{"Code":"Success"}`)
+	f.Fuzz(func(t *testing.T, body string) {
+		v, err := parseRole("r", body)
+		if err == nil && (v.AccessKeyID == "" || v.SecretAccessKey == "") {
+			t.Errorf("%q gives %+v", body, v)
+		}
+	})
+}
