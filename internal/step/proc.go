@@ -243,8 +243,15 @@ func (g *cgroup) kill() {
 
 // close removes g unless somebody lives on in it.
 func (g *cgroup) close() {
-	if g != nil {
-		_ = g.dir.Close()
-		_ = os.Remove(g.path)
+	if g == nil {
+		return
+	}
+	_ = g.dir.Close()
+	// The kernel counts a killed process for a moment longer than it shows it.
+	for range 20 {
+		if os.Remove(g.path) == nil || len(g.pids()) > 0 {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }

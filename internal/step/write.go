@@ -58,9 +58,9 @@ func (j *job) write(ctx context.Context, w want, old fs.FileInfo) error {
 }
 
 // stage writes the new file beside the old one, complete and synced.
-func (j *job) stage(ctx context.Context, w want, p string, old fs.FileInfo) (tmp string, err error) {
+func (j *job) stage(ctx context.Context, w want, p string, old fs.FileInfo) (_ string, err error) {
 	clearStale(p)
-	tmp = tempName(p)
+	tmp := tempName(p)
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return "", fmt.Errorf("write: %w", cause(err))
