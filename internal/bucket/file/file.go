@@ -89,10 +89,14 @@ func (b *Bucket) Caps() bucket.Caps { return bucket.Caps{IfAbsent: true, IfMatch
 
 func (b *Bucket) root() (*os.Root, error) {
 	root, err := os.OpenRoot(b.dir)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+	if err == nil {
+		return root, nil
+	}
+	// Of what is no folder OpenRoot says so in words only.
+	if info, statErr := os.Stat(b.dir); absent(err) || statErr == nil && !info.IsDir() {
 		return nil, fmt.Errorf("%w: %w", bucket.ErrNoBucket, err)
 	}
-	return root, err
+	return nil, err
 }
 
 // Get implements [bucket.Bucket].
@@ -222,7 +226,7 @@ func (b *Bucket) classify(op string, err error) error {
 		return nil
 	case is(syscall.ENAMETOOLONG, syscall.ENOTDIR, syscall.EISDIR) && op == "put":
 		return bucket.ErrUnsupported
-	case is(fs.ErrNotExist, syscall.ENAMETOOLONG, syscall.ENOTDIR, syscall.EISDIR):
+	case is(fs.ErrNotExist, syscall.ENAMETOOLONG, syscall.ENOTDIR, syscall.EISDIR, syscall.ELOOP):
 		return bucket.ErrNotExist
 	case is(syscall.EACCES, syscall.EPERM, syscall.EROFS), leaves(err):
 		return bucket.ErrPermission
@@ -281,6 +285,12 @@ func (b *Bucket) delete(ctx context.Context, key string) error {
 	return syncDir(root, dir)
 }
 
+// absent reports whether err means that there is no such object.
 func absent(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG)
+	for _, e := range []error{fs.ErrNotExist, syscall.ENOTDIR, syscall.ENAMETOOLONG, syscall.ELOOP} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
