@@ -37,8 +37,6 @@ func TestPublishKilledAtEachWrite(t *testing.T) {
 	smallOddTree(t, f.dir)
 	f.publish()
 	f.write("a/plain", "changed")
-	f.write("large2", string(noise(8, 9<<20)))
-	f.write("large3", string(noise(9, 9<<20)))
 	for _, kind := range []bucket.FaultKind{bucket.FaultFail, bucket.FaultLost} {
 		for n, done := 0, false; !done; n++ {
 			b := copyOf(t, base)
