@@ -3,6 +3,8 @@ package trust
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"maps"
 	"reflect"
 	"testing"
 
@@ -48,6 +50,39 @@ func FuzzRefresh(f *testing.F) {
 			if !sameSigned(v.set.files[timestampFile], want.files[timestampFile]) {
 				t.Fatalf("another timestamp was accepted:\n%s", b)
 			}
+		}
+	})
+}
+
+// FuzzVerify is the same for what a machine finds on its own disk, without
+// the disk.
+func FuzzVerify(f *testing.F) {
+	w := newWorld(f)
+	w.publish()
+	good := w.current().files
+	names := append([]string{rootFile(1), rootFile(2)}, nonRoot()...)
+	for i, name := range names {
+		f.Add(uint8(i), good[name])
+		f.Add(uint8(i), good[timestampFile])
+		f.Add(uint8(i), bytes.Replace(good[name], []byte(`{"`), []byte(`{"x":null,"`), -1))
+	}
+	want, err := verify(w.anchor, good, start)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, which uint8, b []byte) {
+		files := maps.Clone(good)
+		name := names[int(which)%len(names)]
+		files[name] = b
+		s, err := verify(w.anchor, files, start)
+		if err != nil {
+			if !errors.Is(err, ErrUntrusted) && !errors.Is(err, ErrRollback) && !errors.Is(err, ErrExpired) {
+				t.Fatalf("not one of the refusals: %v", err)
+			}
+			return
+		}
+		if !reflect.DeepEqual(s.versions(), want.versions()) || s.root.Signed.Version != 1 || !sameSigned(s.files[timestampFile], good[timestampFile]) {
+			t.Fatalf("%s: another state was accepted", name)
 		}
 	})
 }
