@@ -1,0 +1,149 @@
+package release
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+func longReport(steps, changes, history int) Report {
+	r := Report{Schema: 1, Project: "acme", VM: "i-1", State: StateFailed, Run: &Run{ID: "1"}}
+	for i := range steps {
+		s := StepResult{Name: fmt.Sprint("step", i), Kind: KindRun, Result: ResultChanged, Tail: strings.Repeat("t", MaxTailBytes)}
+		if i%2 == 1 {
+			s.Result = ResultFailed
+		}
+		for j := range changes {
+			s.Changes = append(s.Changes, fmt.Sprint("change ", j))
+		}
+		r.Run.Steps = append(r.Run.Steps, s)
+	}
+	for range history {
+		r.History = append(r.History, RunBrief{ID: "x", Reason: strings.Repeat("r", MaxReasonBytes)})
+	}
+	return r
+}
+
+func TestReportIsShortened(t *testing.T) {
+	for _, tc := range []struct {
+		name                    string
+		steps, changes, history int
+		wantSteps, wantHistory  int
+		tails                   int
+	}{
+		{"short", 3, 2, 2, 3, 2, 3},
+		{"tails go first, the first failure's stays", 100, 2, MaxHistory, 100, MaxHistory, 1},
+		{"then history", 2000, 5, MaxHistory, 2000, 0, 1},
+		{"then steps that did not fail", 20000, 5, MaxHistory, 20, 0, 1},
+	} {
+		r := longReport(tc.steps, tc.changes, tc.history)
+		before, _ := json.Marshal(r)
+		b, err := r.Bytes()
+		if err != nil || len(b) > MaxReportBytes {
+			t.Errorf("%s: %d bytes, %v", tc.name, len(b), err)
+			continue
+		}
+		if after, _ := json.Marshal(r); string(after) != string(before) {
+			t.Errorf("%s: the report itself was changed", tc.name)
+		}
+		got, err := ParseReport(b)
+		if err != nil {
+			t.Errorf("%s: %v", tc.name, err)
+			continue
+		}
+		tails := 0
+		for i, s := range got.Run.Steps {
+			if s.Tail != "" {
+				tails++
+				if tc.tails == 1 && s.Result != ResultFailed {
+					t.Errorf("%s: the tail of step %d stayed, which is %s", tc.name, i, s.Result)
+				}
+			}
+		}
+		if len(got.Run.Steps) != tc.wantSteps || len(got.History) != tc.wantHistory || tails != tc.tails {
+			t.Errorf("%s: %d steps, %d of history, %d tails", tc.name, len(got.Run.Steps), len(got.History), tails)
+		}
+	}
+	r := Report{Schema: 1, VM: "i-1", Reason: strings.Repeat("x", MaxReportBytes)}
+	if _, err := r.Bytes(); err == nil || !strings.Contains(err.Error(), "i-1") {
+		t.Errorf("a report that cannot be shortened: %v", err)
+	}
+}
+
+func TestParseReportRefuses(t *testing.T) {
+	for text, want := range map[string]error{
+		"":                            ErrFormat,
+		`{"schema":1}`:                ErrFormat,
+		`{"schema":1,"vm":"../x"}`:    ErrFormat,
+		`{"schema":1,"vm":"a\nb"}`:    ErrFormat,
+		`{"schema":1,"vm":".hidden"}`: ErrFormat,
+		`{"schema":3,"vm":"a"}`:       ErrNewer,
+		strings.Repeat(" ", MaxReportBytes) + `{"schema":1,"vm":"a"}`: ErrFormat,
+	} {
+		if _, err := ParseReport([]byte(text)); !errors.Is(err, want) {
+			t.Errorf("%.40s: err = %v", text, err)
+		}
+	}
+	r := longReport(0, 0, MaxHistory+9)
+	b, _ := json.Marshal(r)
+	if got, err := ParseReport(b); err != nil || len(got.History) != MaxHistory {
+		t.Errorf("a long history: %v", err)
+	}
+}
+
+func TestValidVM(t *testing.T) {
+	for _, ok := range []string{"i-0abc", "a", "vm_1.example.com", strings.Repeat("x", 128), "9"} {
+		if !ValidVM(ok) {
+			t.Errorf("%q is refused", ok)
+		}
+	}
+	for _, bad := range []string{"", ".", "..", "-a", "_a", "a/b", "a b", "a\n", "ä", strings.Repeat("x", 129), "a\x00"} {
+		if ValidVM(bad) {
+			t.Errorf("%q is let in", bad)
+		}
+	}
+}
+
+func TestDurationText(t *testing.T) {
+	var d Duration
+	if err := json.Unmarshal([]byte(`"1h30m0s"`), &d); err != nil || d.Std() != 90*time.Minute {
+		t.Errorf("%v, %v", d, err)
+	}
+	if b, err := json.Marshal(Duration(90 * time.Second)); err != nil || string(b) != `"1m30s"` {
+		t.Errorf("%s, %v", b, err)
+	}
+	for _, bad := range []string{`"x"`, `"1"`, `1`, `""`} {
+		if err := json.Unmarshal([]byte(bad), &d); err == nil {
+			t.Errorf("%s was taken", bad)
+		}
+	}
+}
+
+func FuzzParseReport(f *testing.F) {
+	b, err := longReport(3, 1, 2).Bytes()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte(`{"schema":1,"vm":"a","run":null,"history":[{}]}`))
+	f.Add([]byte(`{"schema":2,"vm":"a"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := ParseReport(b)
+		if err != nil {
+			return
+		}
+		if !ValidVM(r.VM) || len(r.History) > MaxHistory {
+			t.Fatalf("VM %q, %d of history", r.VM, len(r.History))
+		}
+		out, err := r.Bytes()
+		if err != nil {
+			return // far-off years, or too long however it is cut
+		}
+		if _, err := ParseReport(out); err != nil {
+			t.Fatalf("written again it does not parse: %v", err)
+		}
+	})
+}
