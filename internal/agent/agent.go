@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -96,7 +97,7 @@ func (a *Agent) cannotStart(ctx context.Context, cause error) (*release.Report, 
 		}
 	}
 	s.facts = ReadFacts(a.Paths, a.Version)
-	s.state.identify(s.facts, machineHash(a.Paths))
+	s.state.identify(readInstance(a.Paths), s.facts.Hostname)
 	s.state.settle(a.Config.Role, a.Config.Channel, s.facts.Platform)
 	s.store = &store.Store{Bucket: a.Bucket, Log: a.logger()}
 	s.fail(cause)
@@ -199,12 +200,15 @@ func (a *Agent) open(o Options) (*session, error) {
 	if s.state, note, err = loadState(p); err != nil {
 		return nil, err
 	}
-	s.warning(note)
+	if note != "" {
+		s.learnFromLinks()
+	}
+	s.state.noteDown(note)
 	s.said = s.state.Said
 	if s.journal, note, err = loadJournal(p); err != nil {
 		return nil, err
 	}
-	s.warning(note)
+	s.state.noteDown(note)
 	s.memory = loadMemory(p)
 	s.facts = ReadFacts(p, a.Version)
 	s.clock = &clockBucket{Bucket: a.Bucket, now: a.time}
@@ -213,17 +217,37 @@ func (a *Agent) open(o Options) (*session, error) {
 	return s, s.whoAmI()
 }
 
+// learnFromLinks tells a state that was lost what the links on the disk still
+// know, so that the VM can go on even while the bucket is away.
+func (s *session) learnFromLinks() {
+	for link, r := range map[string]*ref{s.Paths.Current(): &s.state.Applied, s.Paths.LastGood(): &s.state.Good} {
+		to, err := os.Readlink(link)
+		if err != nil {
+			continue
+		}
+		d, err := release.ParseDigest("sha256:" + filepath.Base(to))
+		if err != nil {
+			continue
+		}
+		if m := s.kept(d); m != nil {
+			*r = ref{Release: m.Name(), Manifest: d}
+		}
+	}
+}
+
 // whoAmI settles the VM's name before anything is said under it.
 func (s *session) whoAmI() error {
 	before := *s.state
-	if s.state.identify(s.facts, machineHash(s.Paths)) {
+	if s.state.identify(readInstance(s.Paths), s.facts.Hostname) {
 		if err := errors.Join(s.memory.forget(), removeFile(s.Paths.Journal()), removeFile(s.Paths.LastGood())); err != nil {
 			return err
 		}
 		s.journal = nil
-		s.note("this disk is a copy of %s: this VM is %s and begins anew", before.VM, s.state.VM)
 	}
 	s.state.settle(s.Config.Role, s.Config.Channel, s.facts.Platform)
+	for _, n := range s.state.Notes {
+		s.warning(n)
+	}
 	if s.facts.InstanceID == "" {
 		s.facts.InstanceID = s.state.VM
 	}
@@ -233,11 +257,7 @@ func (s *session) whoAmI() error {
 	return s.save()
 }
 
-// save writes the state, unless the run only looks.
 func (s *session) save() error {
-	if s.DryRun {
-		return nil
-	}
 	return replaceJSON(s.Paths.StateFile(), s.state, 0o600)
 }
 

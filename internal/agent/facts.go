@@ -26,14 +26,9 @@ const maxFactBytes = 4 << 20
 // both do not know one.
 func ReadFacts(p Paths, version string) release.Facts {
 	f := parseInstanceData(readSmall(p.at("/run/cloud-init/instance-data.json")))
-	if f.InstanceID == "" {
-		f.InstanceID = usableID(string(readSmall(p.at("/var/lib/cloud/data/instance-id"))))
-	}
-	if f.InstanceID == "" {
-		f.InstanceID = strings.ToLower(usableID(string(readSmall(p.at("/sys/class/dmi/id/product_uuid")))))
-	}
-	if f.Hostname == "" {
-		f.Hostname, _ = os.Hostname()
+	f.InstanceID = readInstance(p).ID
+	if h, err := os.Hostname(); err == nil {
+		f.Hostname = oneLine(h, 255)
 	}
 	f.Platform = platform(p)
 	f.Arch = runtime.GOARCH
@@ -45,6 +40,44 @@ func ReadFacts(p Paths, version string) release.Facts {
 	}
 	f.Agent = version
 	return f
+}
+
+// Sources of an instance's id, best first.
+const (
+	sourceCloudInit = "cloud-init"
+	sourceFirmware  = "firmware"
+)
+
+// An instance is what tells one VM from its copies.
+type instance struct {
+	ID      string `json:"id,omitempty"`
+	Source  string `json:"source,omitempty"`
+	Machine string `json:"machine,omitempty"` // hash of the machine-id
+}
+
+func readInstance(p Paths) instance {
+	i := instance{Source: sourceCloudInit, Machine: machineHash(p)}
+	i.ID = parseInstanceData(readSmall(p.at("/run/cloud-init/instance-data.json"))).InstanceID
+	if i.ID == "" {
+		i.ID = usableID(string(readSmall(p.at("/var/lib/cloud/data/instance-id"))))
+	}
+	if i.ID == "" {
+		i.Source = sourceFirmware
+		i.ID = strings.ToLower(usableID(string(readSmall(p.at("/sys/class/dmi/id/product_uuid")))))
+	}
+	if i.ID == "" {
+		i.Source = ""
+	}
+	return i
+}
+
+// differs reports whether i is another VM than was. Ids of one source tell;
+// when the source changed (cloud-init may be removed), the machine-id does.
+func (i instance) differs(was instance) bool {
+	if i.ID != "" && i.Source == was.Source {
+		return i.ID != was.ID
+	}
+	return i.Machine != "" && was.Machine != "" && i.Machine != was.Machine
 }
 
 // parseInstanceData reads the v1 keys of cloud-init's instance-data.json. Text
@@ -162,18 +195,18 @@ func machineHash(p Paths) string {
 // vmName makes the VM's name of its instance id: the id itself when it can be
 // a name, else its usable characters and a short hash, so that two ids never
 // share a name. Without an id the machine's hash, else the host name, serves.
-func vmName(f release.Facts, machine string) string {
-	id := f.InstanceID
+func vmName(i instance, hostname string) string {
+	id := i.ID
 	switch {
 	case id != "" && release.ValidVM(id):
 		return id
-	case id == "" && machine != "":
-		return "machine-" + machine[:16]
+	case id == "" && i.Machine != "":
+		return "machine-" + cut(i.Machine, 16)
 	case id == "":
-		id = "host " + f.Hostname
+		id = "host " + hostname
 	}
 	clean := strings.Map(func(r rune) rune {
-		if r < 0x80 && (r == '-' || release.ValidVM(string(r))) {
+		if r < 0x80 && release.ValidVM("a"+string(r)) {
 			return r
 		}
 		return '-'

@@ -29,7 +29,7 @@ func (s *session) report() release.Report {
 		LastSuccess: st.LastSuccess, NextRun: s.time().Add(st.poll()).UTC().Truncate(time.Second),
 		Heartbeat: release.Duration(heartbeat + 2*st.poll()),
 		Facts:     s.facts, Run: st.Last, History: st.History,
-		Warn: slices.Concat(st.Notes, s.warn),
+		Warn: s.warn,
 	}
 	for _, q := range st.Quarantine {
 		r.Quarantined = append(r.Quarantined, q.Release)
@@ -134,7 +134,7 @@ func (s *session) conclude(ctx context.Context, how int) *release.Report {
 	if s.DryRun {
 		return &r
 	}
-	if note := s.clock.warning(); note != "" && !slices.Contains(s.state.Notes, note) {
+	if note := s.clock.warning(); note != "" && !slices.Contains(s.warn, note) {
 		s.warning(note)
 		r = s.report()
 	}
@@ -162,13 +162,13 @@ func (s *session) gist(r *release.Report) string {
 
 var problemKinds = []error{
 	bucket.ErrUnavailable, bucket.ErrPermission, bucket.ErrNoBucket, bucket.ErrNotExist,
-	trust.ErrUntrusted, trust.ErrRollback, trust.ErrExpired, trust.ErrNoRelease, trust.ErrNotInit, release.ErrWrongFleet, release.ErrNewer, ErrUnsuitable,
+	trust.ErrUntrusted, trust.ErrRollback, trust.ErrExpired, trust.ErrNoRelease, trust.ErrNotInit, release.ErrWrongFleet, release.ErrNewer,
 }
 
 // kindOf names the kind of a problem without its details, which differ from
-// poll to poll.
+// poll to poll. That a release does not suit is told by its quarantine.
 func kindOf(err error) string {
-	if err == nil {
+	if err == nil || errors.Is(err, ErrUnsuitable) {
 		return ""
 	}
 	for _, k := range problemKinds {
@@ -194,7 +194,7 @@ func (s *session) upload(ctx context.Context) {
 		r := s.report()
 		st.Said = s.gist(&r)
 		if note := s.clock.warning(); note != "" {
-			st.Notes = []string{note}
+			st.noteDown(note)
 		}
 	default:
 		st.Pending = true

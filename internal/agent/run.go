@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/bootwell/bootwell/internal/release"
-	"github.com/bootwell/bootwell/internal/store"
 )
 
 // run is one call of the agent, from what an earlier one left to the report.
@@ -52,6 +51,7 @@ func (s *session) held() string {
 func (s *session) converge(ctx context.Context) (int, error) {
 	s.look(ctx)
 	if ctx.Err() != nil {
+		s.problem, s.errs = nil, nil
 		return stopped, fmt.Errorf("%w: %w", ErrStopped, context.Cause(ctx))
 	}
 	if err := s.breakLoop(); err != nil {
@@ -77,11 +77,11 @@ func (s *session) goOn(ctx context.Context, d decision, cause error) (int, error
 	if ctx.Err() != nil {
 		return stopped, fmt.Errorf("%w: %w", ErrStopped, cause)
 	}
-	if errors.Is(cause, ErrDisk) || errors.Is(cause, store.ErrNoSpace) {
+	if errors.Is(cause, ErrDisk) {
 		return ended, cause
 	}
 	s.trouble(fmt.Errorf("get %s: %w", d.target.Release, cause))
-	if errors.Is(cause, ErrUnsuitable) {
+	if errors.Is(cause, ErrUnsuitable) && !s.DryRun {
 		s.state.refuse(d.target, cause.Error(), s.now)
 		s.acted = true
 		if err := s.save(); err != nil {
@@ -98,7 +98,7 @@ func (s *session) goOn(ctx context.Context, d decision, cause error) (int, error
 		if !alt.run {
 			return ended, nil
 		}
-		alt.fallback = true
+		alt.fallback = alt.target != s.state.Applied
 		t, err := s.acquire(ctx, alt.target)
 		if err == nil {
 			return s.perform(ctx, t, alt)
@@ -136,10 +136,7 @@ func (s *session) interrupted(p *pass, how int, err error) (int, error) {
 func (s *session) dry(p *pass) {
 	s.dryRun = p.run
 	dropRun(s.Paths, p.run.ID)
-	s.tell(Event{Kind: EventResult, Run: p.run})
-	if p.kind != nil {
-		s.fail(fmt.Errorf("%s: %s: %w", p.t.Release, p.run.Reason, p.kind))
-	}
+	s.tellResult(p)
 }
 
 // commit makes a run's result the VM's state. The order matters: what a kill
@@ -157,13 +154,14 @@ func (s *session) commit(ctx context.Context, p *pass) error {
 		s.archive(s.state.Last)
 	}
 	s.state.record(p.t.ref, p.t.role, p.run, now)
-	s.acted = s.acted || !quiet(p.run)
-	s.state.Pending = s.state.Pending || !quiet(p.run)
+	if !quiet(p.run) {
+		s.acted, s.state.Pending = true, true
+	}
 	if !good {
 		s.giveUp(p, now)
 	}
 	if err := replaceJSON(s.Paths.RunResult(p.run.ID), runFile{Run: *p.run, Phases: s.phases}, 0o600); err != nil {
-		return err
+		s.logger().Warn("result of the run not written", "err", err)
 	}
 	if err := s.save(); err != nil {
 		return err
@@ -176,13 +174,19 @@ func (s *session) commit(ctx context.Context, p *pass) error {
 	s.at("Cleaned")
 	s.collect()
 	pruneRuns(s.Paths)
-	s.logger().Info("run ended", "run", p.run.ID, "release", p.t.Release, "result", p.run.Result, "reason", p.run.Reason, "seconds", p.run.Seconds)
-	s.tell(Event{Kind: EventResult, Run: p.run})
-	if p.kind != nil {
-		s.fail(fmt.Errorf("%s: %s: %w", p.t.Release, p.run.Reason, p.kind))
-	}
+	s.tellResult(p)
 	s.followSchedule(ctx)
 	return nil
+}
+
+// tellResult tells whoever listens how a run ended.
+func (s *session) tellResult(p *pass) {
+	r := p.run
+	s.logger().Info("run ended", "run", r.ID, "release", r.Release, "result", r.Result, "reason", r.Reason, "seconds", r.Seconds)
+	s.tell(Event{Kind: EventResult, Run: r})
+	if p.kind != nil {
+		s.fail(fmt.Errorf("%s: %s: %w", p.t.Release, r.Reason, p.kind))
+	}
 }
 
 // A runFile is the result of a run as it is kept on the VM.

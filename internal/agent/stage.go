@@ -225,6 +225,7 @@ func (s *session) stage(ctx context.Context, t *target) error {
 		}
 		s.note("the tree of %s is not whole and is repaired: %s", t.Release, err)
 	}
+	s.collect()
 	stats, err := s.store.Stage(ctx, t.manifest, store.StageOptions{
 		Dir: t.dir, Role: s.Config.Role, Reuse: s.reusable(t.Manifest),
 		Progress: func(p store.Progress) {

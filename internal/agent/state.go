@@ -39,12 +39,11 @@ type quarantined struct {
 type state struct {
 	Schema int `json:"schema"`
 
-	VM         string `json:"vm"`
-	InstanceID string `json:"instance_id,omitempty"` // that VM was named for
-	Machine    string `json:"machine,omitempty"`     // hash of the machine-id it was named on
-	Role       string `json:"role,omitempty"`
-	Channel    string `json:"channel,omitempty"`
-	Platform   string `json:"platform,omitempty"`
+	VM       string   `json:"vm"`
+	Instance instance `json:"instance,omitzero"` // that VM was named for
+	Role     string   `json:"role,omitempty"`
+	Channel  string   `json:"channel,omitempty"`
+	Platform string   `json:"platform,omitempty"`
 
 	Wanted   ref      `json:"wanted,omitzero"`    // what the channel says, as last verified
 	Floor    int      `json:"floor,omitempty"`    // of that channel
@@ -127,28 +126,28 @@ func orDefault(d release.Duration, v time.Duration) time.Duration {
 }
 
 // identify gives the VM its name, once. It returns true when the disk has
-// become another VM's: cloud-init (or, without it, the machine-id) names
-// another instance than the one this state belongs to. The copy is a new VM.
-// It keeps the staged trees and nothing that was said or counted.
-func (st *state) identify(f release.Facts, machine string) (cloned bool) {
-	switch {
-	case st.VM == "":
-	case f.InstanceID != "":
-		cloned = f.InstanceID != st.InstanceID
-	default:
-		cloned = machine != "" && st.Machine != "" && machine != st.Machine
-	}
-	if cloned {
+// become another VM's. The copy is a new VM: it keeps the staged trees and
+// nothing that was said or counted.
+func (st *state) identify(now instance, hostname string) (cloned bool) {
+	if st.VM != "" && now.differs(st.Instance) {
+		cloned = true
 		*st = state{
-			Schema: st.Schema, Wanted: st.Wanted, Floor: st.Floor, Metadata: st.Metadata,
+			Schema: st.Schema, Wanted: st.Wanted, Floor: st.Floor, Metadata: st.Metadata, Expiry: st.Expiry,
 			Poll: st.Poll, Reapply: st.Reapply,
-			Notes: []string{fmt.Sprintf("this disk is a copy of %s: it was begun anew under its own name", st.VM)},
+			Notes: []string{fmt.Sprintf("this disk is a copy of %s: it begins anew under its own name", st.VM)},
 		}
 	}
 	if st.VM == "" {
-		st.VM, st.InstanceID, st.Machine = vmName(f, machine), f.InstanceID, machine
+		st.VM, st.Instance = vmName(now, hostname), now
 	}
 	return cloned
+}
+
+// noteDown keeps a warning until a report with it has arrived.
+func (st *state) noteDown(text string) {
+	if text != "" && len(st.Notes) < 20 && !slices.Contains(st.Notes, text) {
+		st.Notes = append(st.Notes, text)
+	}
 }
 
 // settle forgets what no longer holds when the VM got another role, channel

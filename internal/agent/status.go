@@ -217,16 +217,27 @@ func Phases(p Paths, id string) (map[string]float64, error) {
 	return f.Phases, nil
 }
 
+// newestRun is the run under way, else the one that ended last. Names of runs
+// only tell seconds apart.
+func newestRun(p Paths) string {
+	if j, err := peekJournal(p); err == nil && j.Run != "" {
+		return j.Run
+	}
+	if r, err := lastReport(p); err == nil && r.Run != nil && validRunID(r.Run.ID) {
+		return r.Run.ID
+	}
+	if ids := runIDs(p); len(ids) > 0 {
+		return ids[0]
+	}
+	return ""
+}
+
 // Logs returns the log of a run, at most 4 MiB; id "" is the newest run. With
 // step, only what that step wrote ("checks": the checks). ErrNoRun when there
 // is no such run or step in it.
 func Logs(p Paths, id, step string) ([]byte, error) {
 	if id == "" {
-		ids := runIDs(p)
-		if len(ids) == 0 {
-			return nil, ErrNoRun
-		}
-		id = ids[0]
+		id = newestRun(p)
 	}
 	if !validRunID(id) {
 		return nil, fmt.Errorf("run %.40q: %w", id, ErrNoRun)

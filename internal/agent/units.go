@@ -14,7 +14,6 @@ func serviceUnit(binary string) string {
 	return fmt.Sprintf(`# Written by bootwell-agent install.
 [Unit]
 Description=Apply this machine's bootwell release
-Documentation=man:bootwell-agent(8)
 Wants=network-online.target
 After=network-online.target local-fs.target
 

@@ -1,0 +1,188 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/release"
+)
+
+func (w *world) install() (Installation, *release.Report, error) {
+	w.t.Helper()
+	w.write(w.path("agent"), "#!/bin/true\n")
+	return w.agent.Install(w.t.Context(), InstallOptions{Executable: w.path("agent")})
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if os.Getenv("UPDATE_GOLDEN") != "" {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s is\n%s\nwant\n%s", name, got, want)
+	}
+}
+
+func TestInstall_Systemd(t *testing.T) {
+	w := newWorld(t)
+	w.publish(role(w.put("a", "one")))
+	w.write(w.vm("run/systemd/system/.keep"), "")
+	in, r, err := w.install()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.is(r, release.StateChanged, "r1")
+	if in.Schedule != ScheduleSystemd || in.Binary != "/usr/local/bin/bootwell-agent" || len(in.Changed) != 3 {
+		t.Fatalf("%+v", in)
+	}
+	golden(t, "bootwell.service", w.text("etc/systemd/system/bootwell.service"))
+	golden(t, "bootwell.timer", w.text("etc/systemd/system/bootwell.timer"))
+	if got, want := strings.Join(w.calls, "\n"), "systemctl daemon-reload\nsystemctl enable bootwell.timer\nsystemctl start --no-block bootwell.timer"; got != want {
+		t.Errorf("asked the system for\n%s\nwant\n%s", got, want)
+	}
+	if i, err := os.Stat(w.agent.Paths.Binary()); err != nil || i.Mode().Perm() != 0o755 {
+		t.Errorf("agent: %v %v", i, err)
+	}
+
+	in, r, err = w.install()
+	if err != nil || len(in.Changed) != 0 || r.Run.Why != release.WhyFirst {
+		t.Fatalf("a second install: %v %+v %+v", err, in, r.Run)
+	}
+}
+
+func TestInstall_Cron(t *testing.T) {
+	w := newWorld(t)
+	w.publish(role(w.put("a", "one")))
+	w.write(w.vm("proc/123/comm"), "crond\n")
+	in, _, err := w.install()
+	if err != nil || in.Schedule != ScheduleCron || len(in.Warn) != 0 {
+		t.Fatalf("%v %+v", err, in)
+	}
+	golden(t, "bootwell.cron", w.text("etc/cron.d/bootwell"))
+}
+
+func TestInstall_NeitherSystemdNorCronRuns(t *testing.T) {
+	w := newWorld(t)
+	w.publish(role(w.put("a", "one")))
+	in, r, err := w.install()
+	if err != nil || len(in.Warn) != 1 || !strings.Contains(in.Warn[0], "neither systemd nor cron") {
+		t.Fatalf("%v %+v", err, in)
+	}
+	w.is(r, release.StateChanged, "r1")
+	if !exists(w.agent.Paths.Cron()) {
+		t.Error("no schedule for a cron that comes later")
+	}
+}
+
+func TestInstall_SystemdOfTheNextBoot(t *testing.T) {
+	w := newWorld(t)
+	w.write(w.vm("usr/lib/systemd/systemd"), "")
+	w.publish(role(w.put("a", "one")))
+	in, _, err := w.install()
+	if err != nil || in.Schedule != ScheduleSystemd || len(in.Warn) != 1 || len(w.calls) != 0 {
+		t.Fatalf("%v %+v %v", err, in, w.calls)
+	}
+	if to, err := os.Readlink(w.vm("etc/systemd/system/timers.target.wants/bootwell.timer")); err != nil || to != "../bootwell.timer" {
+		t.Errorf("link to %q: %v", to, err)
+	}
+}
+
+func TestInstall_FailureOfTheFirstRunIsAnError(t *testing.T) {
+	w := newWorld(t)
+	w.publish(role(run("fails", "test -e "+w.vm("mended"))))
+	if _, _, err := w.install(); !errors.Is(err, ErrSteps) {
+		t.Fatalf("%v", err)
+	}
+	// Somebody runs the bootstrap again: it does not wait for the backoff.
+	w.write(w.vm("mended"), "")
+	if _, r, err := w.install(); err != nil || r.State != release.StateOK {
+		t.Fatalf("%v %+v", err, r)
+	}
+	w2 := newWorld(t)
+	w2.faults.Set(bucket.Fault{})
+	if _, _, err := w2.install(); !errors.Is(err, bucket.ErrUnavailable) {
+		t.Fatalf("%v", err)
+	}
+	if !exists(w2.agent.Paths.Cron()) {
+		t.Error("no schedule, so nothing would try again")
+	}
+}
+
+func TestSchedule_FollowsTheRelease(t *testing.T) {
+	w := newWorld(t)
+	w.write(w.vm("run/systemd/system/.keep"), "")
+	w.publish(role(w.put("a", "one")))
+	if _, _, err := w.install(); err != nil {
+		t.Fatal(err)
+	}
+	w.calls = nil
+	slow := role(w.put("a", "two"))
+	slow.Schedule.Poll = release.Duration(20 * time.Minute)
+	w.publish(slow)
+	r := w.good()
+	if want := w.now.Add(20 * time.Minute); !r.NextRun.Equal(want) {
+		t.Errorf("next run %v, want %v", r.NextRun, want)
+	}
+	if text := w.text("etc/systemd/system/bootwell.timer"); !strings.Contains(text, "OnUnitInactiveSec=1170s") {
+		t.Errorf("timer\n%s", text)
+	}
+	if len(w.calls) != 2 {
+		t.Errorf("asked for %v", w.calls)
+	}
+	w.calls = nil
+	w.pass(time.Hour)
+	if w.good(); len(w.calls) != 0 {
+		t.Errorf("asked again for %v", w.calls)
+	}
+}
+
+func TestUninstall(t *testing.T) {
+	w := newWorld(t)
+	w.write(w.vm("run/systemd/system/.keep"), "")
+	w.publish(role(w.put("a", "one")))
+	if _, _, err := w.install(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.agent.Uninstall(t.Context(), UninstallOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	p := w.agent.Paths
+	for name, want := range map[string]bool{
+		p.Service(): false, p.Timer(): false, p.Status(): false, p.Binary(): true, p.StateFile(): true, w.vm("a"): true,
+	} {
+		if exists(name) != want {
+			t.Errorf("%s exists: %v", name, !want)
+		}
+	}
+	if err := w.agent.Uninstall(t.Context(), UninstallOptions{Purge: true}); err != nil {
+		t.Fatal(err)
+	}
+	if exists(p.State()) || exists(p.Binary()) || !exists(w.vm("a")) {
+		t.Error("purge left state or agent, or took what a step made")
+	}
+}
+
+func TestCronSpec(t *testing.T) {
+	for poll, want := range map[time.Duration]string{
+		time.Second: "* * * * *", time.Minute: "* * * * *", 5 * time.Minute: "*/5 * * * *", 7 * time.Minute: "*/6 * * * *",
+		45 * time.Minute: "*/30 * * * *", time.Hour: "0 * * * *", 90 * time.Minute: "0 * * * *", 5 * time.Hour: "0 */4 * * *",
+		24 * time.Hour: "0 0 * * *", 100 * time.Hour: "0 0 * * *",
+	} {
+		got, every := cronSpec(poll)
+		if got != want || every > max(poll, time.Minute) {
+			t.Errorf("%v: %q every %v, want %q", poll, got, every, want)
+		}
+	}
+}
