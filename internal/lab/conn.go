@@ -80,9 +80,10 @@ func (c *conn) handle(r guest.Reply) {
 	defer c.mu.Unlock()
 	switch k := c.calls[r.ID]; {
 	case r.Hello != "":
-		c.drop()
 		if c.boot == "" {
 			close(c.hello)
+		} else if c.boot != r.Hello {
+			c.drop()
 		}
 		c.boot = r.Hello
 	case r.Failed != "":
@@ -145,6 +146,19 @@ func (c *conn) send(r guest.Request) error {
 		return fmt.Errorf("%w: %w", ErrGone, err)
 	}
 	return nil
+}
+
+// greet asks the machine's end to say hello, for a machine that was running
+// before this conversation began. The empty line ends what an earlier one may
+// have left half said.
+func (c *conn) greet() error {
+	c.writeMu.Lock()
+	_, err := c.stream.Write([]byte("\n"))
+	c.writeMu.Unlock()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrGone, err)
+	}
+	return c.send(guest.Request{Op: guest.Greet})
 }
 
 // begin registers a new call.

@@ -31,11 +31,12 @@ const (
 	Input Op = "input" // Stdin is the next part of the standard input
 	EOF   Op = "eof"   // the standard input ends here
 	Kill  Op = "kill"  // kill the process group
+	Greet Op = "greet" // say hello once more
 )
 
 // Reply is one line of JSON from the machine to the lab.
 type Reply struct {
-	Hello   string `json:"hello,omitempty"`  // first line after a (re)start: an identity of this boot
+	Hello   string `json:"hello,omitempty"`  // first line, and the answer to Greet: who speaks; another one after a restart
 	Failed  string `json:"failed,omitempty"` // instead of Hello: why there is no machine
 	Denied  bool   `json:"denied,omitempty"` // with Failed: the kernel did not allow it
 	ID      uint64 `json:"id,omitempty"`

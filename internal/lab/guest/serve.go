@@ -29,6 +29,7 @@ const stragglers = 300 * time.Millisecond
 type server struct {
 	mu    sync.Mutex // guards out
 	out   io.Writer
+	hello string
 	jobMu sync.Mutex
 	jobs  map[uint64]*job
 }
@@ -43,7 +44,7 @@ type job struct {
 // Serve announces itself with hello and executes requests from conn until it
 // ends or breaks. If console is not nil its bytes are sent along.
 func Serve(conn io.ReadWriter, hello string, console io.Reader) error {
-	s := &server{out: conn, jobs: map[uint64]*job{}}
+	s := &server{out: conn, hello: hello, jobs: map[uint64]*job{}}
 	if err := s.send(Reply{Hello: hello}); err != nil {
 		return err
 	}
@@ -74,8 +75,12 @@ func (s *server) send(r Reply) error {
 }
 
 func (s *server) handle(r Request) {
-	if r.Op == Start {
+	switch r.Op {
+	case Start:
 		s.start(r)
+		return
+	case Greet:
+		_ = s.send(Reply{Hello: s.hello})
 		return
 	}
 	s.jobMu.Lock()
