@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -100,6 +101,9 @@ func (f *found) search(dir string) error {
 	fsys := root.FS()
 	t := newTree(fsys, []string{"**/node_modules", "vendor", "**/.*"})
 	for _, p := range t.walk() {
+		if st, err := fs.Stat(fsys, p); err != nil || !st.Mode().IsRegular() {
+			continue
+		}
 		head, err := t.read(p, 4<<10)
 		if err != nil || strings.ContainsFunc(p, func(c rune) bool { return c < 0x20 || c == '\\' || c == 0x7f }) {
 			continue

@@ -422,3 +422,28 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func FuzzTemplate(f *testing.F) {
+	for _, s := range []string{"{{.name}}", "{{range $i, $x := .list}}{{$.nope}}{{end}}", "{{define \"a\"}}{{template \"a\" .}}{{end}}{{template \"a\" .}}", "{{.Facts.Nope}}", "{{(.name).x}}", "{{with $y := .nope}}{{$y}}{{else}}{{.a}}{{end}}", "\x00", "{{/* */}}{{- 1 -}}"} {
+		f.Add(s)
+	}
+	vars := release.Vars{"name": "x", "list": []any{"a"}}
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, pr := range checkTemplate("t", text, "web", vars) {
+			line, column, length := position{src: newSource("t", []byte(text))}.of(pr, text)
+			if pr.code == "" || pr.summary == "" || line < 1 || column < 1 || length < 0 || pr.offset > len(text) {
+				t.Fatalf("%+v at %d:%d+%d", pr, line, column, length)
+			}
+		}
+	})
+}
+
+func FuzzLock(f *testing.F) {
+	f.Add([]byte(`{"root":"sha256:` + strings.Repeat("0a", 32) + `","agents":{}}`))
+	f.Add([]byte("{}"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, err := parseLock(b); err != nil && !errors.Is(err, ErrLock) {
+			t.Fatal(err)
+		}
+	})
+}

@@ -304,7 +304,7 @@ func (l *limited) Write(b []byte) (int, error) {
 // checkTemplate checks a template with the variables of one role and reports
 // whether it complained.
 func (p *parser) checkTemplate(rf ref, role string, vars release.Vars) bool {
-	src, text, at := p.src, rf.text, position{node: rf.at, src: p.src}
+	text, at := rf.text, position{node: rf.at, src: p.src}
 	if rf.kind == refFile {
 		st, err := fs.Stat(p.tree.fsys, rf.text)
 		if err != nil || !st.Mode().IsRegular() {
@@ -315,8 +315,7 @@ func (p *parser) checkTemplate(rf ref, role string, vars release.Vars) bool {
 			p.fail(rf.at, "E404", fmt.Sprintf("%s is larger than %d bytes", rf.text, maxTemplate), "Only small texts can be templates")
 			return true
 		}
-		src, text = newSource(rf.text, b), string(b)
-		at = position{src: src}
+		text, at = string(b), position{src: newSource(rf.text, b)}
 	}
 	problems := checkTemplate(rf.text, text, role, vars)
 	for _, pr := range problems {
