@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/buckettest"
 	"github.com/bootwell/bootwell/internal/bucket/file"
+	"github.com/bootwell/bootwell/internal/bucket/s3"
 	"github.com/bootwell/bootwell/internal/release"
 	"github.com/bootwell/bootwell/internal/trust"
 )
@@ -376,4 +378,15 @@ func TestRoleFilesAndChanges(t *testing.T) {
 	if want := "db same []; new new []; old removed []; web changed [conf script]"; strings.Join(got, "; ") != want {
 		t.Errorf("changes %s\nwant %s", strings.Join(got, "; "), want)
 	}
+}
+
+func TestConcurrentPublishersOnS3(t *testing.T) {
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	srv := buckettest.VersityGW(t)
+	srv.CreateBucket("fleet")
+	b, err := s3.Open(t.Context(), srv.URL("fleet", "prod"), s3.Options{Sources: []s3.Source{s3.Static(buckettest.RootKey, buckettest.RootSecret, "")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publishTogether(t, b, 8)
 }
