@@ -152,6 +152,13 @@ roles:
 	}
 }
 
+func TestResolve_WritesGlobsOut(t *testing.T) {
+	s := resolveRole(t, stepDoc("run: echo\ninputs: [web, 'a/**']\nonly: [rocky-9, ubuntu-24.04, debian-*]"), "web").Steps[0]
+	if !slices.Equal(s.Inputs, []string{"web", "web/**", "a/**"}) || !slices.Equal(s.Only, []string{"rocky-9", "rocky-9.*", "ubuntu-24.04", "debian-*"}) {
+		t.Errorf("inputs %q, only %q", s.Inputs, s.Only)
+	}
+}
+
 // TestResolve_RoundTrip shows that a resolved role is what a VM decodes.
 func TestResolve_RoundTrip(t *testing.T) {
 	r := resolveRole(t, topDoc("vars: { a: 1, b: [x, 2, true], c: false }\n"), "web")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -132,7 +133,7 @@ func (p *parser) merge(f *file, line lineage) release.Role {
 			}
 		}
 		for _, s := range r.steps {
-			out.Steps = append(out.Steps, s.Step)
+			out.Steps = append(out.Steps, s.shipped())
 		}
 		for _, c := range r.checks {
 			out.Checks = append(out.Checks, c.Check)
@@ -152,6 +153,29 @@ func (p *parser) merge(f *file, line lineage) release.Role {
 	}
 	uniqueNames(out)
 	out.Files = withNamed(out.Files, line)
+	return out
+}
+
+var majorPlatform = regexp.MustCompile(`-[0-9]+$`)
+
+// shipped is the step with its globs written out for those who only match
+// whole names: a folder stands for what is below it, and a platform without a
+// minor version for all of its minors.
+func (s *step) shipped() release.Step {
+	out := s.Step
+	out.Inputs, out.Only = nil, nil
+	for _, g := range s.Inputs {
+		out.Inputs = append(out.Inputs, g)
+		if !strings.HasSuffix(g, "**") {
+			out.Inputs = append(out.Inputs, g+"/**")
+		}
+	}
+	for _, g := range s.Only {
+		out.Only = append(out.Only, g)
+		if majorPlatform.MatchString(g) {
+			out.Only = append(out.Only, g+".*")
+		}
+	}
 	return out
 }
 
