@@ -78,6 +78,7 @@ def sign(query):
 
 def get(url):
     """Return what is at url. Try again while that may help: for 5 minutes."""
+    say("getting", url)
     start = time.monotonic()
     pause = 1
     while 1:
@@ -111,10 +112,16 @@ def put(path, data, mode):
     """Write a file whole or not at all, also across a power loss."""
     os.makedirs(os.path.dirname(path), exist_ok=1)
     temp = path + ".new"
-    with open(temp, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file)
+    file = open(temp, "wb")
+    try:
+        with file:
+            file.write(data)
+            file.flush()
+            os.fsync(file)
+    except OSError:
+        # Half an agent must not keep a full disk full.
+        os.remove(temp)
+        raise
     os.chmod(temp, mode)
     os.rename(temp, path)
 
@@ -139,12 +146,10 @@ for path in "/usr/local/bin", "/var/lib/bootwell/bin":
     path += "/bootwell-agent"
     try:
         if not (done and os.path.exists(path)):
-            if not data:
-                say("getting", URL + want)
-                data = get(URL + want)
-                have = hashlib.sha256(data).hexdigest()
-                if have != want:
-                    raise Exception("REFUSED: not the pinned agent but " + have)
+            data = data or get(URL + want)
+            have = hashlib.sha256(data).hexdigest()
+            if have != want:
+                raise Exception("REFUSED: not the pinned agent but " + have)
             put(path, lzma.decompress(data), 0o755)
         put(conf, (CONFIG + "# agent " + want + "\n").encode(), 0o644)
         say("starting", path)

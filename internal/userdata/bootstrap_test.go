@@ -5,7 +5,9 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 const agentPath, otherPath, configPath = "/usr/local/bin/bootwell-agent", "/var/lib/bootwell/bin/bootwell-agent", "/etc/bootwell/agent.yaml"
@@ -199,17 +201,29 @@ func TestBootstrap_NoCredentials(t *testing.T) {
 	}
 }
 
+// TestBootstrap_EndlessAnswer has a server that is never silent and never done.
 func TestBootstrap_EndlessAnswer(t *testing.T) {
 	m := newMachine(t)
 	m.env = []string{"SHORT_ALARM=1"}
 	s := newSite(t, func(_ int, w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Length", "9999")
-		_, _ = w.Write([]byte("x"))
-		w.(http.Flusher).Flush()
-		<-r.Context().Done()
+		w.Header().Set("Content-Length", "100")
+		for range 100 {
+			if _, err := w.Write([]byte("x")); err != nil {
+				return
+			}
+			w.(http.Flusher).Flush()
+			select {
+			case <-r.Context().Done():
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
 	})
 	out, code := m.run(generate(t, configFor(s.URL, compress(t, testAgent))))
 	checkRefused(t, m, out, code)
+	if want := 128 + int(syscall.SIGALRM); code != want || strings.Contains(out, "REFUSED") {
+		t.Errorf("exit code %d, want %d of the alarm", code, want)
+	}
 }
 
 func TestBootstrap_Proxy(t *testing.T) {
@@ -270,7 +284,12 @@ func TestBootstrap_AgentFails(t *testing.T) {
 	for _, format := range []string{FormatCloudConfig, FormatScript, FormatMIME} {
 		c := configFor("file:///var/bucket", object)
 		c.Format = format
-		if _, code := m.run(generate(t, c)); code != 7 {
+		text := generate(t, c)
+		if format == FormatCloudConfig {
+			// What was merged into the list must not hide the failure.
+			text = append(text, "- echo went on\n"...)
+		}
+		if out, code := m.run(text); code != 7 || strings.Contains(out, "went on") {
 			t.Errorf("%s: exit code %d hides the agent's 7", format, code)
 		}
 	}

@@ -108,7 +108,9 @@ func (m *machine) run(text []byte) (string, int) {
 	c := unshare(append(m.prefix, "/bin/sh", enter, m.dir, "/var/user-data")...)
 	c.Env = append([]string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"PYTHONPATH=/var/clock", "PYTHONDONTWRITEBYTECODE=1", "AWS_EC2_METADATA_DISABLED=true",
+		"PYTHONPATH=/var/clock", "PYTHONDONTWRITEBYTECODE=1",
+		// Twice safe: a test must never reach the metadata service of its host.
+		"AWS_EC2_METADATA_DISABLED=true", "AWS_EC2_METADATA_SERVICE_ENDPOINT=http://127.0.0.1:9",
 	}, m.env...)
 	out, err := c.CombinedOutput()
 	var exit *exec.ExitError

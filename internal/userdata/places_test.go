@@ -103,3 +103,17 @@ mount -t tmpfs -o size=4k none "$root/usr/local/bin"; mount -t tmpfs -o size=4k 
 		})
 	}
 }
+
+// TestBootstrap_HalfWritten limits the size of files: what does not fit must
+// not stay behind and keep a full disk full.
+func TestBootstrap_HalfWritten(t *testing.T) {
+	m, c := fileMachine(t, testAgent+strings.Repeat("# longer\n", 90000))
+	m.prefix = []string{"sh", "-c", `ulimit -f 1024; exec "$@"`, "sh"}
+	out, code := m.run(generate(t, c))
+	checkRefused(t, m, out, code, agentPath+" [Errno 27] File too large", otherPath+" [Errno 27] File too large")
+	for _, p := range []string{agentPath, otherPath} {
+		if m.has(p + ".new") {
+			t.Errorf("%s.new was left behind", p)
+		}
+	}
+}
