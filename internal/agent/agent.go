@@ -46,8 +46,9 @@ type Agent struct {
 
 // Options say what one call of [Agent.Run] does.
 type Options struct {
-	Force  bool // run the steps now, also those of a quarantined release
-	DryRun bool // change nothing, tell what would change; implies Force without ending a quarantine
+	Now    bool // run the steps although nothing is due
+	Force  bool // as Now, and end the quarantine of the release that the channel names
+	DryRun bool // change nothing, tell what would change; as Now
 	Diff   bool // with DryRun: unified diffs in the steps' results
 
 	impatient bool // a retry does not wait for its backoff
@@ -268,9 +269,10 @@ func (s *session) close() {
 // fail notes an error that the caller of Run will get.
 func (s *session) fail(err error) { s.errs = append(s.errs, err) }
 
+// warning notes what the report is to warn of.
 func (s *session) warning(text string) {
 	if text != "" {
 		s.warn = append(s.warn, text)
-		s.note("%s", text)
+		s.logger().Warn(text)
 	}
 }

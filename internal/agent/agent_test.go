@@ -37,8 +37,6 @@ type world struct {
 
 var start = time.Date(2027, 3, 1, 12, 0, 0, 0, time.UTC)
 
-const week = 7 * 24 * time.Hour
-
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), now: start}

@@ -50,7 +50,7 @@ func (d *decision) judge(st *state, cut *journal, o Options, now time.Time) {
 	}
 	d.run = true
 	switch {
-	case o.Force || o.DryRun:
+	case o.Now || o.Force || o.DryRun:
 		d.why = release.WhyForced
 	case st.Applied == (ref{}) && cut == nil:
 		d.why = release.WhyFirst

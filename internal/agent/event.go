@@ -8,7 +8,7 @@ import (
 
 // Kinds of an [Event], in the order in which a run tells them.
 const (
-	EventNote      = "note"       // Text: something to know, such as a bucket that is away
+	EventNote      = "note"       // Text: something to know that neither the report nor the error tells
 	EventStage     = "stage"      // Phase, Done, Total: fetching and unpacking a release
 	EventStart     = "start"      // Release, Previous, Role, Why, Total (steps), Size, Attempt, Fallback: the steps begin
 	EventStepStart = "step_start" // Index, Total, Name

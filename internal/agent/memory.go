@@ -41,6 +41,9 @@ func (m *memory) Remember(key string, inputs release.Digest) error {
 		return nil
 	}
 	m.keys[key] = inputs
+	if inputs.IsZero() {
+		delete(m.keys, key)
+	}
 	if err := replaceJSON(m.path, m.keys, 0o600); err != nil {
 		return fmt.Errorf("remember step: %w", err)
 	}

@@ -25,7 +25,7 @@ func (s *session) run(ctx context.Context) (*release.Report, error) {
 	}
 	if err != nil {
 		s.fail(err)
-		s.note("%s", err)
+		s.logger().Error("run not finished", "err", err)
 	}
 	r := s.conclude(ctx, how)
 	if how == rebooting {
@@ -110,6 +110,9 @@ func (s *session) goOn(ctx context.Context, d decision, cause error) (int, error
 
 // perform runs t, and the last good release after t's last failed attempt.
 func (s *session) perform(ctx context.Context, t *target, d decision) (int, error) {
+	if s.problem != nil {
+		s.note("%s; going on with %s, which is here", s.problem, t.Release)
+	}
 	p := s.newPass(t, d)
 	how, err := p.do(ctx)
 	if how != ended || err != nil || s.DryRun {
@@ -319,7 +322,6 @@ func (s *session) abandon(reason string, refuse bool) error {
 	}
 	st.Pending, s.acted = true, true
 	s.fail(fmt.Errorf("%s: %w", reason, ErrSteps))
-	s.note("%s", reason)
 	if err := s.save(); err != nil {
 		return err
 	}
@@ -367,7 +369,7 @@ func (s *session) askAgain() (int, error) {
 
 // reboot asks the system for a reboot. It comes some time after this returns.
 func (s *session) reboot(ctx context.Context) {
-	s.note("rebooting: %s goes on after it", s.journal.Target.Release)
+	s.logger().Info("rebooting", "release", s.journal.Target.Release)
 	_, err := s.command(ctx, "systemctl", "reboot")
 	if err != nil {
 		var err2 error

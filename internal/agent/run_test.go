@@ -25,7 +25,7 @@ func TestRun_FirstThenUnchanged(t *testing.T) {
 		t.Fatalf("report: %+v", got)
 	}
 
-	r, err := w.agent.Run(t.Context(), Options{Force: true})
+	r, err := w.agent.Run(t.Context(), Options{Now: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,6 +174,9 @@ func TestQuarantine_ForceEndsIt(t *testing.T) {
 		t.Fatalf("%v %+v", err, r)
 	}
 	w.write(w.vm("mended"), "")
+	if r, err = w.agent.Run(t.Context(), Options{Now: true}); err != nil || r.Release != "r1" || r.State != release.StateFailed {
+		t.Fatalf("a run asked for without force: %v %+v", err, r)
+	}
 	r, err = w.agent.Run(t.Context(), Options{Force: true})
 	if err != nil {
 		t.Fatal(err)

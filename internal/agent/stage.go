@@ -94,7 +94,7 @@ func (s *session) trouble(err error) {
 		s.problem = err
 	}
 	s.fail(err)
-	s.note("%s", err)
+	s.logger().Warn("going on with what is here", "err", err)
 }
 
 // acquire makes the release r whole on the disk: from what is there, else

@@ -237,3 +237,29 @@ func TestDryRun_ChangesNothing(t *testing.T) {
 	w.pass(5 * time.Minute)
 	w.is(w.good(), release.StateChanged, "r2")
 }
+
+func TestMemory_LastsAndForgets(t *testing.T) {
+	p := Paths{Root: t.TempDir()}
+	if err := os.MkdirAll(p.State(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	d := release.DigestOf([]byte("inputs"))
+	m := loadMemory(p)
+	for key, v := range map[string]release.Digest{"web/a": d, "web/b": d, "web/c": {}} {
+		if err := m.Remember(key, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.Remember("web/b", release.Digest{}); err != nil {
+		t.Fatal(err)
+	}
+	m = loadMemory(p)
+	if got, ok := m.Last("web/a"); !ok || got != d {
+		t.Errorf("a: %v %v", got, ok)
+	}
+	for _, key := range []string{"web/b", "web/c"} {
+		if _, ok := m.Last(key); ok {
+			t.Errorf("%s is still remembered", key)
+		}
+	}
+}
