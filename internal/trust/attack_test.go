@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -624,6 +625,46 @@ func TestAttack_SlowBodyEndsWithTheContext(t *testing.T) {
 	if _, err := c.Refresh(ctx); !errors.Is(err, context.Canceled) {
 		t.Fatalf("refresh: %v", err)
 	}
+}
+
+func TestAttack_SlowServerIsUnavailable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hangs := bucket.NewFaults(bucket.NewMem(), bucket.Fault{Kind: bucket.FaultHang})
+		began := time.Now()
+		_, _, err := get(t.Context(), hangs, "k", bucket.GetOptions{}, 1)
+		if !errors.Is(err, bucket.ErrUnavailable) || time.Since(began) != fetchTimeout {
+			t.Fatalf("after %v: %v", time.Since(began), err)
+		}
+	})
+}
+
+func TestAttack_ThresholdOfZero(t *testing.T) {
+	w := newWorld(t)
+	w.nextRoot(func(r *metadata.RootType) { r.Roles[metadata.TIMESTAMP].Threshold = 0 }, w.keys.Ops)
+	refused(t, w.client(), ErrUntrusted, "insufficient threshold (0)")
+}
+
+// One key under two ids is one signature.
+func TestAttack_OneKeyUnderTwoNames(t *testing.T) {
+	w := newWorld(t)
+	k, id := tufKeyOf(t, w.keys.Online)
+	w.nextRoot(func(r *metadata.RootType) {
+		twin := *k
+		r.Keys["twin"] = &twin
+		r.Roles[metadata.TIMESTAMP].KeyIDs = []string{id, "twin"}
+		r.Roles[metadata.TIMESTAMP].Threshold = 2
+	}, w.keys.Ops)
+	m, err := metadata.Timestamp().FromBytes(w.read(metadataPrefix + timestampFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Signatures = append(m.Signatures, metadata.Signature{KeyID: "twin", Signature: m.Signatures[0].Signature})
+	b, err := m.ToBytes(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.write(metadataPrefix+timestampFile, b)
+	refused(t, w.client(), ErrUntrusted, "not enough signatures, got 1, want 2")
 }
 
 // The same version signed twice with different content: the bucket's counts,

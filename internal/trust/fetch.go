@@ -38,10 +38,15 @@ func get(ctx context.Context, b bucket.Bucket, key string, o bucket.GetOptions, 
 	short, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	data, obj, err := bucket.ReadAll(short, b, key, o, max)
-	if err != nil && ctx.Err() == nil && short.Err() != nil && !errors.Is(err, bucket.ErrUnavailable) {
-		err = fmt.Errorf("read %s: no end within %v: %w: %w", key, fetchTimeout, bucket.ErrUnavailable, err)
+	return data, obj, late(ctx, short, key, err)
+}
+
+// late makes an err that comes from the end of short, but not of ctx, say so.
+func late(ctx, short context.Context, key string, err error) error {
+	if err == nil || ctx.Err() != nil || short.Err() == nil || errors.Is(err, bucket.ErrUnavailable) {
+		return err
 	}
-	return data, obj, err
+	return fmt.Errorf("read %s: no end within %v: %w: %w", key, fetchTimeout, bucket.ErrUnavailable, err)
 }
 
 // A fetchError carries a failure of the bucket through go-tuf unharmed.

@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -65,14 +64,14 @@ func (c *Client) Poll(ctx context.Context) (changed bool, err error) {
 		c.Time().Add(nearExpiry).After(cur.Expires) {
 		return true, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	short, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	r, obj, err := c.Bucket.Get(ctx, metadataPrefix+timestampFile, bucket.GetOptions{IfNoneMatch: cur.ETag})
+	r, obj, err := c.Bucket.Get(short, metadataPrefix+timestampFile, bucket.GetOptions{IfNoneMatch: cur.ETag})
 	if errors.Is(err, bucket.ErrNotModified) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("poll: %w", err)
+		return false, fmt.Errorf("poll: %w", late(ctx, short, timestampFile, err))
 	}
 	r.Close()
 	return obj.ETag != cur.ETag, nil
@@ -206,7 +205,7 @@ func (c *Client) reference(floors []floor) time.Time {
 // lock makes processes that share Dir take turns.
 func (c *Client) lock(ctx context.Context) (unlock func(), err error) {
 	if c.Dir == "" {
-		return nil, errors.New("trust: no folder for verified metadata: " + fs.ErrInvalid.Error())
+		return nil, errors.New("no folder is given for verified metadata")
 	}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make folder for verified metadata: %w", err)

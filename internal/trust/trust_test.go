@@ -3,6 +3,7 @@ package trust
 import (
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -106,6 +107,31 @@ func TestClient_OfAnotherProjectsFolderStartsAnew(t *testing.T) {
 	}
 	if v := mustRefresh(t, c); v.Timestamp != 1 {
 		t.Fatalf("timestamp %d", v.Timestamp)
+	}
+}
+
+// Processes of one operator share a folder.
+func TestClient_FourOnOneFolder(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	var wg sync.WaitGroup
+	for i := range 4 {
+		c := &Client{Bucket: w.bucket, Dir: dir, Anchor: w.anchor, Now: w.clock}
+		p := &Publisher{Client: c, Keys: w.keys, Now: w.clock}
+		wg.Go(func() {
+			commitUntilDone(t, p, releaseChange(i), false)
+			if err := c.RaiseFloor(i); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	c := &Client{Bucket: w.bucket, Dir: dir, Anchor: w.anchor, Now: w.clock}
+	if v, err := c.Last(); err != nil || v.Timestamp != 5 || len(v.Targets("releases/")) != 4 {
+		t.Fatalf("last: %v", err)
+	}
+	if n, _ := c.Floor(); n != 3 {
+		t.Fatalf("floor is %d", n)
 	}
 }
 
