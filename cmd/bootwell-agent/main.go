@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"strings"
 
@@ -20,4 +19,24 @@ var version = "dev" // set by the linker
 func main() {
 	s := cli.NewSession("bootwell-agent", version, open)
 	os.Exit(s.Run(vm.Root(s), os.Args[1:]))
+}
+
+// open is all that an agent can read releases from. The instance's own
+// identity comes first; keys in a file are for where there is none.
+func open(ctx context.Context, url string) (b bucket.Bucket, err error) {
+	scheme, _, _ := strings.Cut(url, ":")
+	switch scheme {
+	case "s3":
+		b, err = s3.Open(ctx, url, s3.Options{Sources: s3.VMSources("/etc/bootwell/credentials")})
+	case "http", "https":
+		b, err = web.Open(ctx, url, web.Options{})
+	case "file":
+		b, err = file.Open(ctx, url, file.Options{})
+	default:
+		return nil, cli.UnknownScheme(scheme)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return bucket.Retry(b, bucket.RetryPolicy{}), nil
 }

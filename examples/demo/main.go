@@ -93,8 +93,12 @@ func (d *demo) boot(ctx context.Context) error {
 		return err
 	}
 	d.machine = inst
-	if err := lab.RunUserData(ctx, inst, text.Bytes()); err != nil {
+	r, err := lab.RunUserData(ctx, inst, text.Bytes(), lab.Identity{InstanceID: "i-demo0001", Cloud: "nocloud"})
+	if err != nil {
 		return fmt.Errorf("first boot: %w", err)
+	}
+	if len(r.Failures) > 0 {
+		return fmt.Errorf("first boot: %s", strings.Join(r.Failures, "; "))
 	}
 	if err := d.look(ctx); err != nil {
 		return err

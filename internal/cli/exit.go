@@ -65,6 +65,20 @@ func Hint(err error, format string, a ...any) error {
 	return &hinted{err, fmt.Sprintf(format, a...)}
 }
 
+// WithCode gives err an exit code, a kind and a next step that the table below
+// does not know, for errors of packages that not both commands link.
+func WithCode(err error, code int, kind, hint string) error {
+	return &coded{err, code, kind, hint}
+}
+
+type coded struct {
+	error
+	code       int
+	kind, hint string
+}
+
+func (c *coded) Unwrap() error { return c.error }
+
 // Silent marks err as shown already: only its exit code is left to do.
 func Silent(err error) error { return &silent{err} }
 
@@ -115,6 +129,10 @@ func Classify(err error) (code int, kind, hint string) {
 	var u *UsageError
 	if errors.As(err, &u) {
 		return ExitUsage, "usage", u.Hint
+	}
+	var c *coded
+	if errors.As(err, &c) {
+		return c.code, c.kind, c.hint
 	}
 	for _, x := range exits {
 		if errors.Is(err, x.is) {
@@ -170,3 +188,8 @@ type noMatch struct{ text string }
 
 func (e *noMatch) Error() string   { return e.text }
 func (e *noMatch) Is(t error) bool { return t == ErrNoMatch }
+
+// UnknownScheme is the error of an [bucket.Opener] for a URL it cannot open.
+func UnknownScheme(scheme string) error {
+	return Usage(fmt.Sprintf("no bucket can be opened at %s:", scheme), "buckets are s3://bucket/prefix, file:///folder, and https://… for VMs that only read")
+}

@@ -47,6 +47,7 @@ type Session struct {
 	Stderr  io.Writer
 	Getenv  func(string) string
 	Open    bucket.Opener
+	Bare    bool // plain lines carry no command's name: something else, such as the journal, says who speaks
 
 	Dir      string // -C
 	File     string // -f
@@ -234,9 +235,20 @@ func (s *Session) Say(format string, a ...any) {
 		if line = strings.TrimSpace(line); line == "" {
 			return
 		}
-		line = s.command + ": " + line
+		if !s.Bare {
+			line = s.command + ": " + line
+		}
 	}
 	fmt.Fprintln(s.Stderr, line)
+}
+
+// Alarm is Say for what went wrong; in a systemd journal it has the priority
+// of an error (sd-daemon(3)).
+func (s *Session) Alarm(format string, a ...any) {
+	if s.mode == ProgressPlain && s.Bare && s.Getenv("JOURNAL_STREAM") != "" {
+		format = "<3>" + format
+	}
+	s.Say(format, a...)
 }
 
 // Screen writes lines that only a screen needs.
@@ -258,7 +270,7 @@ func (s *Session) Tell(screen, plain string) {
 // Update draws text over the unfinished last line of a screen, at most ten
 // times a second. Pipes never see it.
 func (s *Session) Update(format string, a ...any) {
-	if s.mode != ProgressTTY || time.Since(s.drawn) < 100*time.Millisecond {
+	if s.mode != ProgressTTY || !isTerminal(s.Stderr) || time.Since(s.drawn) < 100*time.Millisecond {
 		return
 	}
 	s.drawn = time.Now()

@@ -56,7 +56,11 @@ func runUserData(s *cli.Session, role string, f userDataFlags) error {
 	if err != nil {
 		return cli.Usage(err.Error(), "nothing was written")
 	}
-	s.Say("%s for role %s: %s of %s bytes (limit of %s), no secrets.", f.format, role, humanize.Comma(int64(len(u.Text))), humanize.Comma(int64(u.Limit)), f.cloud)
+	size := humanize.Comma(int64(len(u.Text))) + " bytes"
+	if u.Limit > 0 {
+		size = fmt.Sprintf("%s of %s bytes (limit of %s)", humanize.Comma(int64(len(u.Text))), humanize.Comma(int64(u.Limit)), f.cloud)
+	}
+	s.Say("%s for role %s: %s, no secrets.", f.format, role, size)
 	s.Screen("It stays the same from release to release, so Terraform will not replace VMs.")
 	if s.JSON {
 		return s.Event(map[string]any{"role": role, "format": f.format, "cloud": f.cloud, "bytes": len(u.Text), "limit_bytes": u.Limit, "user_data": string(u.Text)})

@@ -42,7 +42,7 @@ func runValidate(s *cli.Session) error {
 		steps += len(r.Steps)
 	}
 	if s.JSON {
-		return s.Event(map[string]any{"valid": true, "roles": len(w.roles), "steps": steps, "diagnostics": w.proj.Warnings()})
+		return s.Event(map[string]any{"valid": true, "roles": len(w.roles), "steps": steps, "diagnostics": append(project.Diagnostics{}, w.proj.Warnings()...)})
 	}
 	s.Printf("%s is valid: %s, %s\n", project.FileName, cli.Plural(len(w.roles), "role"), cli.Plural(steps, "step"))
 	return nil

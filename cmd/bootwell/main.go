@@ -1,0 +1,43 @@
+// Command bootwell is the operator's tool: it publishes releases to a bucket
+// and shows what VMs made of them.
+package main
+
+import (
+	"context"
+	"os"
+	"strings"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/file"
+	"github.com/bootwell/bootwell/internal/bucket/s3"
+	"github.com/bootwell/bootwell/internal/bucket/web"
+	"github.com/bootwell/bootwell/internal/cli"
+	"github.com/bootwell/bootwell/internal/cli/operator"
+)
+
+var version = "dev" // set by the linker
+
+func main() {
+	s := cli.NewSession("bootwell", version, open)
+	os.Exit(s.Run(operator.Root(s), os.Args[1:]))
+}
+
+// open is all that an operator can publish to or read from. No metadata
+// service is ever asked: an operator's machine may have a stranger's.
+func open(ctx context.Context, url string) (b bucket.Bucket, err error) {
+	scheme, _, _ := strings.Cut(url, ":")
+	switch scheme {
+	case "s3":
+		b, err = s3.Open(ctx, url, s3.Options{Sources: s3.OperatorSources()})
+	case "http", "https":
+		b, err = web.Open(ctx, url, web.Options{})
+	case "file":
+		b, err = file.Open(ctx, url, file.Options{})
+	default:
+		return nil, cli.UnknownScheme(scheme)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return bucket.Retry(b, bucket.RetryPolicy{}), nil
+}
