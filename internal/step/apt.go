@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,9 +109,6 @@ var aptError = regexp.MustCompile(`(?m)^E: (.*)$`)
 // aptFetch matches what new package lists can mend.
 var aptFetch = regexp.MustCompile(`404 +Not Found|Hash Sum mismatch|Failed to fetch|Unable to fetch some archives`)
 
-// aptRegex matches apt's remark that it took a name for a pattern.
-var aptRegex = regexp.MustCompile(`(?m)^Note, selecting '[^']*' for (?:regex|glob|task) '([^']*)'`)
-
 func (a *apt) plan(ctx context.Context, pkgs []release.Package) map[string]string {
 	res, err := a.simulate(ctx, pkgs)
 	if err != nil {
@@ -139,10 +138,33 @@ func (a *apt) simulate(ctx context.Context, pkgs []release.Package) (result, err
 	if err := a.ended("apt-get", res); err != nil {
 		return res, withReason(err, res, aptError)
 	}
-	if m := aptRegex.FindSubmatch(res.stdout); m != nil {
-		return res, fmt.Errorf("no package is called %s", m[1])
+	return res, a.exact(ctx, pkgs)
+}
+
+// exact refuses names that apt would take for a regular expression: when there
+// is no package g.. it installs each whose name has a g and two letters more.
+func (a *apt) exact(ctx context.Context, pkgs []release.Package) error {
+	for _, p := range pkgs {
+		if !strings.ContainsAny(p.Name, ".+") {
+			continue
+		}
+		tool, ok := a.tool("apt-cache")
+		if !ok {
+			return final(errors.New("apt-cache is not installed"))
+		}
+		name, _, _ := strings.Cut(p.Name, ":")
+		res, err := a.query(ctx, tool, "pkgnames", name)
+		if err == nil {
+			err = a.ended("apt-cache", res)
+		}
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(strings.Split(string(res.stdout), "\n"), name) {
+			return fmt.Errorf("no package is called %s", p.Name)
+		}
 	}
-	return res, nil
+	return nil
 }
 
 // install renews the package lists only if they lack a package, are older than

@@ -197,7 +197,7 @@ func occur(what string, b []byte, patterns []string) error {
 
 // excerpt shows what was found instead, when that is short enough to help.
 func excerpt(b []byte) string {
-	s := strings.TrimSpace(clean(string(b[:min(len(b), 2000)])))
+	s := oneLine(string(b[:min(len(b), 2000)]))
 	if s == "" {
 		return "; it is empty"
 	}

@@ -94,7 +94,9 @@ func TestRun_RerunRule(t *testing.T) {
 		t.Fatalf("%d runs, want 1", runs())
 	}
 	for name, change := range map[string]func(map[string]src, *Runner, *release.Step){
-		"script":   func(f map[string]src, _ *Runner, _ *release.Step) { f["a.sh"] = src{text: f["a.sh"].text + "#\n", mode: 0o755} },
+		"script": func(f map[string]src, _ *Runner, _ *release.Step) {
+			f["a.sh"] = src{text: f["a.sh"].text + "#\n", mode: 0o755}
+		},
 		"input":    func(f map[string]src, _ *Runner, _ *release.Step) { f["conf/x.conf"] = src{text: "two"} },
 		"new file": func(f map[string]src, _ *Runner, _ *release.Step) { f["conf/y"] = src{text: "y"} },
 		"variable": func(_ map[string]src, r *Runner, _ *release.Step) { r.Vars["n"] = "2" },

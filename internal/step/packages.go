@@ -57,9 +57,12 @@ func (v inventory) right(p release.Package) bool {
 	})
 }
 
-// packageName lets in what the four families use in names and versions, and
+// packageName and packageVersion let in what the four families use, and
 // nothing a tool could take for an option, a pattern or another request.
-var packageName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9@._+:~/()^-]*$`)
+var (
+	packageName    = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9._+:~-]*[A-Za-z0-9_+])?$`)
+	packageVersion = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._+:~^-]*$`)
+)
 
 // packager finds the system's package manager.
 func (r *Runner) packager() (packager, error) {
@@ -88,7 +91,7 @@ func (r *Runner) packager() (packager, error) {
 func (j *job) packages(ctx context.Context) error {
 	var names []string
 	for _, p := range j.step.Packages {
-		if !packageName.MatchString(p.Name) || p.Version != "" && !packageName.MatchString(p.Version) || strings.HasSuffix(p.Name, "-") {
+		if !packageName.MatchString(p.Name) || p.Version != "" && !packageVersion.MatchString(p.Version) {
 			return final(fmt.Errorf("%q %s is no name of a package", p.Name, p.Version))
 		}
 		names = append(names, p.Name)

@@ -10,10 +10,10 @@ import (
 
 // Bounds of templates.
 const (
-	maxTemplate = 1 << 20   // bytes of source
-	maxRendered = 4 << 20   // bytes of output
-	maxValue    = 64 << 10  // bytes of what one function returns
-	maxTicks    = 200_000 // nodes executed and calls
+	maxTemplate = 1 << 20  // bytes of source
+	maxRendered = 4 << 20  // bytes of output
+	maxValue    = 64 << 10 // bytes of what one function returns
+	maxTicks    = 200_000  // nodes executed and calls
 )
 
 var errTicks = errors.New("the template does too much work")
