@@ -55,6 +55,28 @@ func TestLauncher_FindsPython(t *testing.T) {
 	}
 }
 
+// TestLauncher_Shells has the programs that are /bin/sh somewhere.
+func TestLauncher_Shells(t *testing.T) {
+	for _, shell := range []string{"dash", "bash", "busybox"} {
+		t.Run(shell, func(t *testing.T) {
+			command := needs.Tool(t, shell)
+			switch shell {
+			case "bash":
+				command += " --posix"
+			case "busybox":
+				command += " sh"
+			}
+			for _, format := range formats {
+				m, c := fileMachine(t, testAgent)
+				c.Format = format
+				m.env = []string{"TEST_SHELL=" + command}
+				out, code := m.run(generate(t, c))
+				checkStarted(t, m, c, agentPath, out, code)
+			}
+		})
+	}
+}
+
 func TestBootstrap_UnknownCPU(t *testing.T) {
 	needs.Tool(t, "linux32")
 	m, c := fileMachine(t, testAgent)

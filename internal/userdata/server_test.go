@@ -185,5 +185,8 @@ func mimeScript(t testing.TB, text []byte) string {
 	if _, err := r.NextPart(); err != io.EOF {
 		t.Fatalf("a second part: %v", err)
 	}
+	if !bytes.HasSuffix(b, []byte("\nE\n")) {
+		t.Fatalf("the part ends in %q", b[max(0, len(b)-9):])
+	}
 	return string(b)
 }

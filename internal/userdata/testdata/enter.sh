@@ -15,4 +15,4 @@ done
 mkdir -p "$root/var/local-bin"
 mount --bind "$root/var/local-bin" "$root/usr/local/bin"
 [ ! -e "$root/var/mounts.sh" ] || . "$root/var/mounts.sh"
-exec chroot "$root" /bin/sh "$script"
+exec chroot "$root" ${TEST_SHELL:-/bin/sh} "$script"
