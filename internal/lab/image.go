@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"github.com/gofrs/flock"
 
@@ -26,6 +27,7 @@ type Image struct {
 	Disk   string // raw ext4, never written by guests
 	Kernel string // uncompressed, with a PVH entry
 	Initrd string // a few modules and the lab's own first program
+	Status string // dpkg's list of what is installed
 }
 
 // CacheEnv names the environment variable with the folder that keeps images.
@@ -42,8 +44,12 @@ var stockPackages = [...]string{
 	"iproute2", "ca-certificates", "locales", "cron", "sudo",
 }
 
+// stockLocale is the answer that Debian's own cloud images give: without one
+// cloud-init asks for a locale that no package of theirs has.
+const stockLocale = `echo 'locales locales/default_environment_locale select C.UTF-8' | chroot "$1" debconf-set-selections`
+
 // stockRecipe changes when images are to be built anew.
-const stockRecipe = "bookworm, important, ext4 3G, lz4 vmlinux, 1"
+const stockRecipe = "bookworm, important, ext4 3G, lz4 vmlinux, 3"
 
 // StockDebian returns an image of Debian 12 with cloud-init as its packages
 // come, with nothing added and no configuration changed. The first call on a
@@ -79,7 +85,7 @@ func StockDebian(ctx context.Context, log *slog.Logger) (Image, error) {
 	}); err != nil {
 		return Image{}, fmt.Errorf("build initrd: %w", err)
 	}
-	return Image{Disk: filepath.Join(base, "disk.raw"), Kernel: filepath.Join(base, "vmlinux"), Initrd: filepath.Join(initrd, "initrd")}, nil
+	return Image{Disk: filepath.Join(base, "disk.raw"), Kernel: filepath.Join(base, "vmlinux"), Initrd: filepath.Join(initrd, "initrd"), Status: filepath.Join(base, "status")}, nil
 }
 
 func cacheDir() (string, error) {
@@ -119,7 +125,7 @@ func once(ctx context.Context, dir string, build func(dir string) error) error {
 		return err
 	}
 	for _, o := range old {
-		if err := os.RemoveAll(o); err != nil {
+		if err := removeTree(o); err != nil {
 			return err
 		}
 	}
@@ -127,7 +133,7 @@ func once(ctx context.Context, dir string, build func(dir string) error) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer removeTree(tmp)
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return err
 	}
@@ -135,6 +141,19 @@ func once(ctx context.Context, dir string, build func(dir string) error) error {
 		return err
 	}
 	return os.Rename(tmp, dir)
+}
+
+// removeTree removes a folder unless something is mounted in it, which could
+// be a part of the host.
+func removeTree(dir string) error {
+	mounts, err := hostMounts()
+	if err != nil {
+		return err
+	}
+	if l := (&layers{mounts: mounts}); l.mountsBelow(dir) {
+		return fmt.Errorf("remove %s: something is mounted in it", dir)
+	}
+	return os.RemoveAll(dir)
 }
 
 // command runs a program and shows the tail of its output when it fails.
@@ -154,21 +173,43 @@ func command(ctx context.Context, dir string, stdin []byte, name string, args ..
 	return out.Bytes(), nil
 }
 
+// isolated runs a program with mounts and processes of its own, so that
+// whatever ends it, nothing stays mounted in the folder that is then removed.
+func isolated(ctx context.Context, dir, name string, args ...string) error {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, ErrMissing)
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	// The signal comes when the starting thread ends, not only the process.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, tail(string(out), 1500))
+	}
+	return nil
+}
+
 func buildDebian(ctx context.Context, dir string) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("%w: an image with files of all users needs root", ErrForbidden)
 	}
 	tree := filepath.Join(dir, "tree")
-	defer os.RemoveAll(tree)
-	args := []string{"--quiet", "--variant=important", "--include=" + strings.Join(stockPackages[:], ","), "bookworm", tree}
+	defer removeTree(tree)
+	args := []string{"--quiet", "--variant=important", "--essential-hook=" + stockLocale, "--include=" + strings.Join(stockPackages[:], ","), "bookworm", tree}
 	if m := os.Getenv(MirrorEnv); m != "" {
 		args = append(args, strings.Split(m, "\n")...)
 	}
-	if _, err := command(ctx, dir, nil, "mmdebstrap", args...); err != nil {
+	if err := isolated(ctx, dir, "mmdebstrap", args...); err != nil {
 		return err
 	}
 	disk := filepath.Join(dir, "disk.raw")
 	if _, err := command(ctx, dir, nil, "mke2fs", "-q", "-t", "ext4", "-L", "root", "-E", "lazy_itable_init=0,lazy_journal_init=0", "-d", tree, disk, "3G"); err != nil {
+		return err
+	}
+	if _, err := command(ctx, dir, nil, "cp", filepath.Join(tree, "var/lib/dpkg/status"), filepath.Join(dir, "status")); err != nil {
 		return err
 	}
 	kernels, err := filepath.Glob(filepath.Join(tree, "boot/vmlinuz-*"))

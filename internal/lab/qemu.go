@@ -139,7 +139,7 @@ func (v *VM) prepare(ctx context.Context) error {
 
 // commandLine is the kernel's. It is for speed in emulation, and to see the
 // machine; it changes nothing of what cloud-init does.
-const commandLine = "console=ttyS0 quiet loglevel=3 mitigations=off no_timer_check tsc=reliable random.trust_cpu=on audit=0 apparmor=0 panic=5"
+const commandLine = "console=ttyS0 quiet loglevel=3 mitigations=off no_timer_check tsc=reliable random.trust_cpu=on audit=0 apparmor=0 selinux=0 panic=5"
 
 func (v *VM) args() []string {
 	d := v.driver
