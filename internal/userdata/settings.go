@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"sort"
+	"strconv"
 	"strings"
 )
 
@@ -118,17 +120,23 @@ func parseSource(bucket string) (source, error) {
 // secretKey matches query keys under which clients put what must stay secret.
 var secretKey = regexp.MustCompile(`(?i)secret|token|passw|key|credential|signature|^sig$|^se?$`)
 
+// checkQuery takes the options that a VM can follow. Which there are is the
+// providers' business (packages s3 and web).
 func checkQuery(u *url.URL) error {
 	q, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
 		return fmt.Errorf("bucket: the part after ? is not key=value: %w", ErrConfig)
 	}
-	for k := range q {
-		if secretKey.MatchString(k) {
+	for k, v := range q {
+		switch {
+		case secretKey.MatchString(k):
 			return fmt.Errorf("bucket: %.40q looks like a secret, which everyone on the VM could read; remove it: %w", k, ErrConfig)
-		}
-		if u.Scheme != "s3" {
-			return fmt.Errorf("bucket: %s:// takes no options, remove %.40q: %w", u.Scheme, k, ErrConfig)
+		case k == "ca":
+			return fmt.Errorf("bucket: a new VM has no file of certificates; remove ca and give the VM the certificate with cloud-init's ca_certs: %w", ErrConfig)
+		case u.Scheme != "s3":
+			return fmt.Errorf("bucket: %s:// takes no options on a VM, remove %.40q: %w", u.Scheme, k, ErrConfig)
+		case !slices.Contains(s3Options, k) || len(v) != 1:
+			return fmt.Errorf("bucket: option %.40q must be one of %s, once: %w", k, strings.Join(s3Options, ", "), ErrConfig)
 		}
 	}
 	return nil
@@ -157,9 +165,10 @@ func folder(u *url.URL) (string, error) {
 }
 
 var (
-	s3Bucket = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$`)
-	s3Region = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,39}$`)
-	dnsLabel = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$`)
+	s3Options = []string{"anonymous", "dualstack", "endpoint", "path_style", "region"}
+	s3Bucket  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$`)
+	s3Region  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$`)
+	dnsLabel  = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$`)
 )
 
 const defaultRegion = "us-east-1"
@@ -176,21 +185,54 @@ func s3Source(u *url.URL, dir string) (source, error) {
 	if !s3Bucket.MatchString(name) || !s3Region.MatchString(region) {
 		return source{}, fmt.Errorf("bucket %.80q: write s3://name/folder?region=eu-west-1: %w", u, ErrConfig)
 	}
-	scope := "/" + region + "/s3/aws4_request"
-	if e := q.Get("endpoint"); e != "" {
-		end, err := url.Parse(e)
-		if err != nil || end.Scheme != "http" && end.Scheme != "https" || end.Hostname() == "" || end.User != nil ||
-			strings.Trim(end.Path, "/") != "" || end.RawQuery != "" || end.Fragment != "" || !bucketPattern.MatchString(e) {
-			return source{}, fmt.Errorf("bucket: the endpoint must be like https://s3.example.net:9000: %w", ErrConfig)
-		}
-		return source{end.Scheme + "://" + end.Host + "/" + name + dir + "agents/", scope}, nil
+	scheme, host, err := endpoint(q.Get("endpoint"))
+	if err != nil {
+		return source{}, err
 	}
+	inPath := host != ""
+	if host == "" {
+		host = awsHost(region, q.Get("dualstack"))
+		inPath = !dnsLabel.MatchString(name)
+	}
+	if v := q.Get("path_style"); v != "" {
+		if inPath, err = strconv.ParseBool(v); err != nil {
+			return source{}, fmt.Errorf("bucket: path_style is true or false: %w", ErrConfig)
+		}
+	}
+	s := source{agents: scheme + "://" + name + "." + host + dir + "agents/", scope: "/" + region + "/s3/aws4_request"}
+	if inPath {
+		s.agents = scheme + "://" + host + "/" + name + dir + "agents/"
+	}
+	if anonymous, _ := strconv.ParseBool(q.Get("anonymous")); anonymous {
+		s.scope = ""
+	}
+	return s, nil
+}
+
+func awsHost(region, dualstack string) string {
 	host := "s3." + region + ".amazonaws.com"
+	if on, _ := strconv.ParseBool(dualstack); on {
+		host = "s3.dualstack." + region + ".amazonaws.com"
+	}
 	if strings.HasPrefix(region, "cn-") {
 		host += ".cn"
 	}
-	if dnsLabel.MatchString(name) {
-		return source{"https://" + name + "." + host + dir + "agents/", scope}, nil
+	return host
+}
+
+// endpoint reads the address of a server; without a scheme it is https. The
+// host is "" when there is no endpoint.
+func endpoint(e string) (scheme, host string, err error) {
+	if e == "" {
+		return "https", "", nil
 	}
-	return source{"https://" + host + "/" + name + dir + "agents/", scope}, nil
+	if !strings.Contains(e, "://") {
+		e = "https://" + e
+	}
+	u, err := url.Parse(e)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil ||
+		strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || !bucketPattern.MatchString(e) {
+		return "", "", fmt.Errorf("bucket: the endpoint must be like https://s3.example.net:9000: %w", ErrConfig)
+	}
+	return u.Scheme, u.Host, nil
 }

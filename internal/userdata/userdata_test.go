@@ -164,7 +164,12 @@ func TestGenerate_Refuses(t *testing.T) {
 		"signed URL":       {func(c *Config) { c.Bucket = "https://host/b?sig=hunter2" }, "looks like a secret"},
 		"option of https":  {func(c *Config) { c.Bucket = "https://host/b?region=x" }, "takes no options"},
 		"user of endpoint": {func(c *Config) { c.Bucket = "s3://acme?endpoint=https://joe:hunter2@host" }, "endpoint"},
-		"endpoint":         {func(c *Config) { c.Bucket = "s3://acme?endpoint=host:9000" }, "endpoint"},
+		"endpoint":         {func(c *Config) { c.Bucket = "s3://acme?endpoint=ftp://host" }, "endpoint"},
+		"endpoint path":    {func(c *Config) { c.Bucket = "s3://acme?endpoint=http://host/b" }, "endpoint"},
+		"unknown option":   {func(c *Config) { c.Bucket = "s3://acme?regoin=x" }, "regoin"},
+		"option twice":     {func(c *Config) { c.Bucket = "s3://acme?region=x&region=y" }, "once"},
+		"path style":       {func(c *Config) { c.Bucket = "s3://acme?path_style=maybe" }, "path_style"},
+		"certificates":     {func(c *Config) { c.Bucket = "https://host/b?ca=/etc/ca.pem" }, "ca_certs"},
 		"later store":      {func(c *Config) { c.Bucket = "az://acme/prod" }, "az://"},
 		"unknown scheme":   {func(c *Config) { c.Bucket = "ftp://acme/prod" }, "use s3://"},
 		"no scheme":        {func(c *Config) { c.Bucket = "acme/prod" }, "use s3://"},
@@ -199,6 +204,9 @@ func TestParseSource(t *testing.T) {
 		"s3://acme/a/b/?region=eu-west-1":                              {"https://acme.s3.eu-west-1.amazonaws.com/a/b/agents/", "/eu-west-1/s3/aws4_request"},
 		"s3://acme.example/p?region=cn-north-1":                        {"https://s3.cn-north-1.amazonaws.com.cn/acme.example/p/agents/", "/cn-north-1/s3/aws4_request"},
 		"s3://Old_Bucket":                                              {"https://s3.us-east-1.amazonaws.com/Old_Bucket/agents/", "/us-east-1/s3/aws4_request"},
+		"s3://acme?endpoint=host:9000&anonymous=true":                  {"https://host:9000/acme/agents/", ""},
+		"s3://acme?endpoint=http://h&path_style=false":                 {"http://acme.h/agents/", "/us-east-1/s3/aws4_request"},
+		"s3://acme?dualstack=true&path_style=1":                        {"https://s3.dualstack.us-east-1.amazonaws.com/acme/agents/", "/us-east-1/s3/aws4_request"},
 		"s3://acme/p?endpoint=http://127.0.0.1:7070":                   {"http://127.0.0.1:7070/acme/p/agents/", "/us-east-1/s3/aws4_request"},
 		"s3://b-1/p?endpoint=https%3A%2F%2F[fd00::1]:9000%2F&region=x": {"https://[fd00::1]:9000/b-1/p/agents/", "/x/s3/aws4_request"},
 		"s3://acme/a%20b/c+d/~e(f)=%C3%A9":                             {"https://acme.s3.us-east-1.amazonaws.com/a%20b/c%2Bd/~e%28f%29%3D%C3%A9/agents/", "/us-east-1/s3/aws4_request"},
@@ -249,7 +257,7 @@ func FuzzGenerate(f *testing.F) {
 		f.Add("acme", "web", s)
 		f.Add(s, s, "s3://acme/"+s)
 		f.Add("on", "null", "https://[::1]:80/"+s+"?x="+s)
-		f.Add("y", "off", "s3://acme?endpoint=http://h:1&region=eu&o="+s)
+		f.Add("y", "off", "s3://acme?endpoint=http://h:1&region=eu&path_style="+s)
 	}
 	f.Fuzz(func(t *testing.T, project, role, bucket string) {
 		c := example("")
