@@ -318,22 +318,20 @@ func TestCommit_RefusesMoreReleasesThanAClientReads(t *testing.T) {
 	}
 }
 
-const perPublisher = 2
-
-// race lets n publishers commit some releases each and asserts that each
+// race lets eight publishers commit some releases each and asserts that each
 // release that was reported done is there.
-func race(t *testing.T, n int, newPublisher func() *Publisher, lock bool) {
+func race(t *testing.T, each int, newPublisher func() *Publisher, lock bool) {
 	t.Helper()
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	want := []string{"channels/stable.json"}
 	conflicts := 0
-	for i := range n {
+	for i := range 8 {
 		p := newPublisher()
 		wg.Go(func() {
-			for k := range perPublisher {
-				name := fmt.Sprintf("releases/r%d.json", 1+i*perPublisher+k)
-				lost := commitUntilDone(t, p, releaseChange(1+i*perPublisher+k), lock)
+			for k := range each {
+				name := fmt.Sprintf("releases/r%d.json", 1+i*each+k)
+				lost := commitUntilDone(t, p, releaseChange(1+i*each+k), lock)
 				mu.Lock()
 				want, conflicts = append(want, name), conflicts+lost
 				mu.Unlock()
@@ -352,7 +350,7 @@ func race(t *testing.T, n int, newPublisher func() *Publisher, lock bool) {
 			t.Fatal(err)
 		}
 	}
-	t.Logf("%d publishers, %d lost races", n, conflicts)
+	t.Logf("%d lost races", conflicts)
 }
 
 func commitUntilDone(t *testing.T, p *Publisher, c Change, lock bool) (lost int) {
@@ -388,19 +386,19 @@ func commitUntilDone(t *testing.T, p *Publisher, c Change, lock bool) (lost int)
 func TestCommit_EightAtOnceLoseNothing(t *testing.T) {
 	t.Run("mem", func(t *testing.T) {
 		w := newWorld(t)
-		race(t, 8, w.publisher, false)
+		race(t, 2, w.publisher, false)
 	})
 	t.Run("mem, each with the lock", func(t *testing.T) {
 		w := newWorld(t)
-		race(t, 8, w.publisher, true)
+		race(t, 2, w.publisher, true)
 	})
 	t.Run("mem without IfMatch", func(t *testing.T) {
 		w := newWorldIn(t, bucket.NewMemWith(bucket.Caps{IfAbsent: true}))
-		race(t, 8, w.publisher, false)
+		race(t, 2, w.publisher, false)
 	})
 	t.Run("mem without IfMatch, each with the lock", func(t *testing.T) {
 		w := newWorldIn(t, bucket.NewMemWith(bucket.Caps{IfAbsent: true}))
-		race(t, 8, w.publisher, true)
+		race(t, 2, w.publisher, true)
 	})
 	t.Run("file", func(t *testing.T) {
 		b, err := file.OpenDir(t.TempDir(), file.Options{})
@@ -408,7 +406,7 @@ func TestCommit_EightAtOnceLoseNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := newWorldIn(t, b)
-		race(t, 8, w.publisher, false)
+		race(t, 1, w.publisher, false)
 	})
 	t.Run("versitygw", func(t *testing.T) {
 		srv := buckettest.VersityGW(t)
@@ -418,7 +416,7 @@ func TestCommit_EightAtOnceLoseNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := newWorldIn(t, b)
-		race(t, 8, w.publisher, false)
+		race(t, 1, w.publisher, false)
 	})
 }
 
@@ -566,11 +564,11 @@ func TestResign_RevivesAnExpiredProject(t *testing.T) {
 }
 
 // Each VM follows every root there ever was, so one is made only when due.
-func TestResign_EveryWeekMakesFewRoots(t *testing.T) {
+func TestResign_EveryMonthMakesFewRoots(t *testing.T) {
 	w := newWorld(t)
 	w.publish()
-	for range 52 {
-		w.now = w.now.Add(7 * 24 * time.Hour)
+	for range 12 {
+		w.now = w.now.Add(30 * 24 * time.Hour)
 		if _, err := w.pub.Resign(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -579,7 +577,7 @@ func TestResign_EveryWeekMakesFewRoots(t *testing.T) {
 	if n := v.set.root.Signed.Version; n != 2 {
 		t.Fatalf("root is version %d after a year", n)
 	}
-	if v.Timestamp != 54 || len(v.Warn) != 0 {
+	if v.Timestamp != 14 || len(v.Warn) != 0 {
 		t.Fatalf("timestamp %d, %q", v.Timestamp, v.Warn)
 	}
 }
