@@ -130,6 +130,36 @@ func publishTogether(t *testing.T, b bucket.Bucket, n int) {
 	}
 }
 
+// Another publisher commits while this one is about to: both releases count,
+// and nothing is uploaded twice.
+func TestConflictIsBuiltAgain(t *testing.T) {
+	mem := bucket.NewMem()
+	f := newFixture(t, mem)
+	f.write("a", "1")
+	f.publish()
+	other := *f
+	other.dir = t.TempDir()
+	other.now = func() time.Time { return time.Now().Add(time.Hour) } // the lock has run out for it
+	other.write("a", "other")
+	var theirs Published
+	faulty := bucket.NewFaults(mem, bucket.Fault{Kind: bucket.FaultDelay, Method: "Put", Key: "manifests/", Times: 1, Before: func() { theirs = other.publish() }})
+	f.write("a", "mine")
+	f.write("large", string(noise(1, 2<<20)))
+	mine, err := f.publishTo(faulty, f.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if theirs.Release != "r2" || mine.Release != "r3" || mine.Previous != "r2" {
+		t.Errorf("theirs is %s, mine is %s after %s", theirs.Release, mine.Release, mine.Previous)
+	}
+	if mine.Bytes > 3<<20 {
+		t.Errorf("%d bytes were uploaded: the content went twice", mine.Bytes)
+	}
+	dir := stageDir(t)
+	mustStage(t, mem, f.manifest(), StageOptions{Dir: dir})
+	sameTree(t, snapshot(t, f.dir), snapshot(t, dir))
+}
+
 func TestConcurrentPublishersLoseNothing(t *testing.T) {
 	t.Run("mem", func(t *testing.T) { publishTogether(t, bucket.NewMem(), 8) })
 	t.Run("file", func(t *testing.T) {

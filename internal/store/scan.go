@@ -260,7 +260,7 @@ func (s *scanner) hash(ctx context.Context) error {
 func (s *scanner) read(h *hasher, f *release.File, size int64) error {
 	r, err := openRegular(filepath.Join(s.dir, f.Path))
 	if err != nil {
-		return fmt.Errorf("cannot be read: %w; change its rights or add it to ignore:", err)
+		return fmt.Errorf("cannot be read: change its rights or add it to ignore: %w", err)
 	}
 	defer r.Close()
 	before, err := r.Stat()

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -53,6 +54,36 @@ func TestUpdateOfOneFile(t *testing.T) {
 		t.Error("an unchanged file was not linked")
 	}
 	sameTree(t, snapshot(t, f.dir), snapshot(t, d2))
+}
+
+func TestPlanOfRequests(t *testing.T) {
+	packs := []release.Pack{{Digest: release.DigestOf([]byte("a")), Size: 10 << 20}, {Digest: release.DigestOf([]byte("b")), Size: 1000}}
+	at := func(pack int, off, n int64) *want {
+		return &want{Blob: release.Blob{Pack: pack, Offset: off, Stored: n}}
+	}
+	const mib = 1 << 20
+	for _, tc := range []struct {
+		name  string
+		wants []*want
+		spans string
+	}{
+		{"nothing", nil, ""},
+		{"one", []*want{at(0, 5, 10)}, "0:5-15(1)"},
+		{"neighbours in any order", []*want{at(0, 15, 5), at(0, 5, 10)}, "0:5-20(2)"},
+		{"a small gap is read over", []*want{at(0, 0, 10), at(0, 10+maxGap, 10)}, fmt.Sprintf("0:0-%d(2)", 20+maxGap)},
+		{"a large gap is not", []*want{at(0, 0, 10), at(0, 11+maxGap, 10)}, fmt.Sprintf("0:0-10(1) 0:%d-%d(1)", 11+maxGap, 21+maxGap)},
+		{"most of a pack", []*want{at(0, 0, 4*mib), at(0, 7*mib, 3*mib)}, fmt.Sprintf("0:0-%d(2)", 10*mib)},
+		{"two packs", []*want{at(1, 0, 10), at(0, 0, 10)}, "0:0-10(1) 1:0-10(1)"},
+		{"frames that overlap", []*want{at(1, 0, 800), at(1, 400, 600)}, "1:0-800(1) 1:400-1000(1)"},
+	} {
+		var got []string
+		for _, s := range plan(packs, tc.wants) {
+			got = append(got, fmt.Sprintf("%d:%d-%d(%d)", slices.Index(packs, s.pack), s.off, s.end, len(s.frames)))
+		}
+		if strings.Join(got, " ") != tc.spans {
+			t.Errorf("%s: %v, want %s", tc.name, got, tc.spans)
+		}
+	}
 }
 
 func TestRenameMovesNoContent(t *testing.T) {
