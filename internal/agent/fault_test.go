@@ -180,6 +180,18 @@ func TestReport_FailureIsSentAgain(t *testing.T) {
 	if d := w.count.Traffic().Sub(before); d.Requests() != 1 {
 		t.Fatalf("sent once more: %+v", d)
 	}
+
+	// A report that would say the same again tells of another run all the same.
+	w.write(w.vm("a"), "drift")
+	w.faults.Set(bucket.Fault{Method: "Put", Err: bucket.ErrPermission})
+	w.pass(time.Hour)
+	last := w.good().Run.ID
+	w.faults.Set()
+	w.pass(5 * time.Minute)
+	w.good()
+	if got := w.reported(); got.Run.ID != last {
+		t.Fatalf("the run %s was never reported", last)
+	}
 }
 
 func TestReport_ReadOnlyBucketTakesNone(t *testing.T) {

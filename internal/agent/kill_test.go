@@ -128,6 +128,15 @@ func scenes() map[string]scene {
 			},
 			state: release.StateChanged, release: "r2", good: "r2", file: "two",
 		},
+		"drift": {
+			setUp: func(w *world) {
+				w.publish(w.two("one"))
+				w.victim("")
+				w.write(w.vm("a"), "drift")
+				w.pass(time.Hour)
+			},
+			state: release.StateChanged, release: "r1", good: "r1", file: "one",
+		},
 		"quarantine": {
 			setUp: func(w *world) {
 				w.publish(w.two("one"))
@@ -204,6 +213,9 @@ func (w *world) converges(sc scene) {
 		if r.State != sc.state || r.Release != sc.release || r.LastGood != sc.good || r.Run == nil {
 			w.t.Errorf("the report %s says %s %s (good %s, %s), want %s %s", where, r.State, r.Release, r.LastGood, r.Reason, sc.state, sc.release)
 		}
+	}
+	if last := w.state().Last; w.reported().Run.ID != last.ID && !quiet(last) {
+		w.t.Errorf("the run %s was never reported", last.ID)
 	}
 	if got := w.text("a"); got != sc.file {
 		w.t.Errorf("the file holds %q, want %q", got, sc.file)
