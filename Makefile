@@ -5,6 +5,9 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev
 LDFLAGS   = -s -w -X main.version=$(VERSION)
 GOBUILD   = CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 BIN       = bin
+# Every VM downloads the agent, and most of it is not worth inlining: only what
+# works on content is. No bucket needs HTTP/2.
+SMALL     = -tags nethttpomithttp2 -gcflags=all=-l -gcflags=crypto/...= -gcflags=hash/...= -gcflags=github.com/klauspost/compress/...= -gcflags=github.com/bootwell/...=
 # The agent is built for what VMs are, whatever this machine is.
 AGENTS    = $(BIN)/bootwell-agent-linux-amd64 $(BIN)/bootwell-agent-linux-arm64
 export GOFLAGS ?= -buildvcs=false
@@ -17,11 +20,11 @@ build: $(BIN)/bootwell $(AGENTS:=.xz) ## the operator's command and the agents f
 $(BIN)/bootwell: FORCE
 	$(GOBUILD) -o $@ ./cmd/bootwell
 
-$(BIN)/bootwell-agent-linux-%: FORCE
-	GOOS=linux GOARCH=$* $(GOBUILD) -o $@ ./cmd/bootwell-agent
+$(AGENTS): $(BIN)/bootwell-agent-linux-%: FORCE
+	GOOS=linux GOARCH=$* $(GOBUILD) $(SMALL) -o $@ ./cmd/bootwell-agent
 
 # The same binary is compressed once: user-data pins the digest of the .xz.
-$(BIN)/%.xz: $(BIN)/%
+$(AGENTS:=.xz): %.xz: %
 	go run ./contrib/packaging/xzfile $<
 
 test: ## everything; installs what it needs on Debian as root, skips with reasons otherwise

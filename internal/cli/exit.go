@@ -60,8 +60,12 @@ type hinted struct {
 
 func (h *hinted) Unwrap() error { return h.error }
 
-// Hint adds the next step to err.
+// Hint adds the next step to err, unless it has one from closer to the cause.
 func Hint(err error, format string, a ...any) error {
+	var h *hinted
+	if errors.As(err, &h) {
+		return err
+	}
 	return &hinted{err, fmt.Sprintf(format, a...)}
 }
 

@@ -125,7 +125,7 @@ func (w *workspace) initKeys(f initFlags, created *[]string) (trust.Keys, error)
 			*created = append(*created, filepath.Join(dir, name+".key"))
 		}
 		if err != nil {
-			return trust.Keys{}, cli.Hint(err, "give a passphrase in BOOTWELL_PASSPHRASE or BOOTWELL_PASSPHRASE_FILE, or say --no-passphrase")
+			return trust.Keys{}, err
 		}
 	}
 	w.s.Say("  %s %-18s %s, private half in %s", w.s.Glyph("ok"), "signing keys", got[0].Fingerprint(), dir)

@@ -150,8 +150,11 @@ const (
 func loadKeys(s *cli.Session, dir string) (trust.Keys, error) {
 	ask := once(passphrase(s))
 	ops, err := trust.LoadKey(dir, opsKey, ask)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return trust.Keys{}, cli.Hint(err, "the signing keys of a project are made by bootwell init; another machine needs a copy of that folder, or --keys DIR")
+	}
+	if err != nil {
+		return trust.Keys{}, err
 	}
 	online, err := trust.LoadKey(dir, onlineKey, ask)
 	return trust.Keys{Ops: ops, Online: online}, err
@@ -179,20 +182,20 @@ func passphrase(s *cli.Session) trust.Passphrase {
 		if f := s.Getenv("BOOTWELL_PASSPHRASE_FILE"); f != "" {
 			b, err := os.ReadFile(f)
 			if err != nil {
-				return nil, fmt.Errorf("read passphrase: %w: %w", err, trust.ErrKey)
+				return nil, fmt.Errorf("read passphrase: %w", err)
 			}
 			return []byte(strings.TrimRight(string(b), "\r\n")), nil
 		}
 		in, ok := s.Stdin.(*os.File)
 		if !ok || !s.Interactive() {
-			return nil, cli.Hint(fmt.Errorf("key %s needs a passphrase: %w", name, trust.ErrKey),
-				"nobody is here to ask: set BOOTWELL_PASSPHRASE or BOOTWELL_PASSPHRASE_FILE")
+			return nil, cli.Usage(fmt.Sprintf("key %s needs a passphrase", name),
+				"nobody is here to ask: set BOOTWELL_PASSPHRASE or BOOTWELL_PASSPHRASE_FILE, or for trials make keys with bootwell init --no-passphrase")
 		}
 		fmt.Fprintf(s.Stderr, "Passphrase for the keys of this project: ")
 		b, err := term.ReadPassword(int(in.Fd()))
 		fmt.Fprintln(s.Stderr)
 		if err != nil {
-			return nil, fmt.Errorf("read passphrase: %w: %w", err, trust.ErrKey)
+			return nil, fmt.Errorf("read passphrase: %w", err)
 		}
 		return b, nil
 	}
