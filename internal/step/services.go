@@ -19,6 +19,7 @@ type supervisor interface {
 	status(ctx context.Context, name string) (serviceStatus, error)
 	set(ctx context.Context, name, verb string) error // start, stop, enable, disable
 	notify(ctx context.Context, verb, name string) error
+	story(ctx context.Context, name string) []byte // last lines of its own log; may be nil
 }
 
 // A serviceStatus is how a service is.
@@ -113,7 +114,7 @@ func (j *job) service(ctx context.Context, sup supervisor, s release.Service) er
 		return nil
 	}
 	if st, err = sup.status(ctx, s.Name); err == nil && !st.running {
-		return fmt.Errorf("was started and is %s now", st.detail)
+		return &commandError{why: fmt.Sprintf("was started and is %s now", st.detail), tail: sup.story(ctx, s.Name)}
 	}
 	return err
 }
@@ -221,12 +222,16 @@ func (s *systemd) set(ctx context.Context, name, verb string) error {
 	if res.cut() {
 		return err
 	}
-	// The last lines of the service's own log say what systemctl does not.
-	more, qerr := s.query(ctx, s.ctl, "status", "--no-pager", "--full", "--lines=20", "--", name)
-	if qerr != nil {
-		return err
+	return &commandError{why: err.Error(), cause: err, tail: append(res.tail, s.story(ctx, name)...)}
+}
+
+// story is what systemctl shows of a service: systemctl start does not say why.
+func (s *systemd) story(ctx context.Context, name string) []byte {
+	res, err := s.query(ctx, s.ctl, "status", "--no-pager", "--full", "--lines=20", "--", name)
+	if err != nil {
+		return nil
 	}
-	return &commandError{why: err.Error(), cause: err, tail: append(res.tail, more.stdout...)}
+	return res.stdout
 }
 
 func (s *systemd) notify(ctx context.Context, verb, name string) error {
@@ -245,6 +250,10 @@ func (s *systemd) notify(ctx context.Context, verb, name string) error {
 	}
 	return s.set(ctx, name, verb)
 }
+
+func (*openrc) story(context.Context, string) []byte { return nil }
+
+func (*sysv) story(context.Context, string) []byte { return nil }
 
 // An openrc speaks to OpenRC (Alpine, Gentoo).
 type openrc struct {
