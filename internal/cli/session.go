@@ -349,13 +349,14 @@ func (s *Session) Glyph(name string) string {
 // Color reports whether coloured text may be written to stderr.
 func (s *Session) Color() bool { return s.color }
 
-// Logger returns the log for libraries: warnings, and everything with -v.
+// Logger returns the log for libraries: warnings, and everything with -v. On a
+// VM the story tells the warnings already.
 func (s *Session) Logger() *slog.Logger {
 	level := slog.LevelWarn
 	if s.Verbose {
 		level = slog.LevelDebug
 	}
-	if s.mode == ProgressQuiet && !s.Verbose {
+	if (s.mode == ProgressQuiet || s.Bare) && !s.Verbose {
 		level = slog.LevelError
 	}
 	return slog.New(slog.NewTextHandler(s.Stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {

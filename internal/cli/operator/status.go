@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -162,8 +164,6 @@ func (w *workspace) showStatus(st *fleet.Status, ch *release.Channel, f statusFl
 }
 
 func roleCounts(st *fleet.Status) string {
-	var b strings.Builder
-	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', tabwriter.AlignRight)
 	shown := []string{release.StateOK, release.StateChanged, release.StateApplying, release.StateFailed, release.StateStale}
 	for _, extra := range []string{release.StateDrifted, release.StateHeld} {
 		for _, r := range st.Roles {
@@ -172,11 +172,15 @@ func roleCounts(st *fleet.Status) string {
 			}
 		}
 	}
-	fmt.Fprintf(t, "ROLE\tVMS\t%s\tSEEN LAST\t  RELEASES\t\n", strings.ToUpper(strings.Join(shown, "\t")))
+	head := []string{"ROLE", "VMS"}
+	for _, x := range shown {
+		head = append(head, strings.ToUpper(x))
+	}
+	rows := [][]string{append(head, "SEEN LAST", "RELEASES")}
 	for _, r := range st.Roles {
-		fmt.Fprintf(t, "%s\t%d\t", dash(r.Role), r.VMs)
+		row := []string{dash(r.Role), strconv.Itoa(r.VMs)}
 		for _, x := range shown {
-			fmt.Fprintf(t, "%d\t", r.States[x])
+			row = append(row, strconv.Itoa(r.States[x]))
 		}
 		var rel []string
 		for i, c := range r.Releases {
@@ -186,9 +190,35 @@ func roleCounts(st *fleet.Status) string {
 			}
 			rel = append(rel, fmt.Sprintf("%s %d", dash(c.Release), c.VMs))
 		}
-		fmt.Fprintf(t, "%s\t  %s\t\n", age(st.Generated.Sub(r.Oldest)), strings.Join(rel, ", "))
+		rows = append(rows, append(row, age(st.Generated.Sub(r.Oldest)), strings.Join(rel, ", ")))
 	}
-	t.Flush()
+	return columns(rows)
+}
+
+// columns lines up rows: the first and the last column to the left, figures
+// between them to the right.
+func columns(rows [][]string) string {
+	width := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i, cell := range row {
+			width[i] = max(width[i], utf8.RuneCountInString(cell))
+		}
+	}
+	var b strings.Builder
+	for _, row := range rows {
+		for i, cell := range row {
+			pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(cell))
+			switch i {
+			case 0:
+				b.WriteString(cell + pad)
+			case len(row) - 1:
+				b.WriteString("   " + cell)
+			default:
+				b.WriteString("  " + pad + cell)
+			}
+		}
+		b.WriteByte('\n')
+	}
 	return b.String()
 }
 
