@@ -135,7 +135,7 @@ func TestUnsuitable_IsSaidAndNotTriedAtEachPoll(t *testing.T) {
 	elsewhere.Platforms = []string{"rocky-9"}
 	w.publish(elsewhere)
 	r, err := w.apply()
-	if !errors.Is(err, ErrUnsuitable) || r.Release != "r1" || r.State != release.StateFailed || !strings.Contains(r.Reason, "rocky-9") {
+	if !errors.Is(err, ErrUnsuitable) || r.Release != "r1" || r.State != release.StateFailed || !strings.Contains(r.Reason, "rocky-9") || !strings.HasSuffix(r.Reason, "r1 stays in force") {
 		t.Fatalf("%v %+v", err, r)
 	}
 	w.pass(5 * time.Minute)

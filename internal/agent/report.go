@@ -93,6 +93,8 @@ func (q quarantined) sentence(st *state) string {
 	switch {
 	case st.Good == ref{}:
 		return q.Reason + "; there is no release here that was ever good"
+	case !q.Ran:
+		return q.Reason + "; " + st.Good.Release + " stays in force"
 	case st.Applied != st.Good:
 		return q.Reason + "; " + st.Good.Release + " is to be applied again"
 	}

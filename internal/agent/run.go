@@ -82,7 +82,7 @@ func (s *session) goOn(ctx context.Context, d decision, cause error) (int, error
 	}
 	s.trouble(fmt.Errorf("get %s: %w", d.target.Release, cause))
 	if errors.Is(cause, ErrUnsuitable) && !s.DryRun {
-		s.state.refuse(d.target, cause.Error(), s.now)
+		s.state.refuse(d.target, false, cause.Error(), s.now)
 		s.acted = true
 		if err := s.save(); err != nil {
 			return ended, err
@@ -244,7 +244,7 @@ func (s *session) giveUp(p *pass, now time.Time) {
 	if p.kind == ErrChecks {
 		what = "failed its checks"
 	}
-	s.state.refuse(p.t.ref, fmt.Sprintf("%s %s %s (%s)", p.t.Release, what, times(n), p.run.Reason), now)
+	s.state.refuse(p.t.ref, true, fmt.Sprintf("%s %s %s (%s)", p.t.Release, what, times(n), p.run.Reason), now)
 }
 
 func times(n int) string {
@@ -318,7 +318,7 @@ func (s *session) abandon(reason string, refuse bool) error {
 	st, now := s.state, s.time()
 	st.record(j.Target, release.Role{Schedule: release.Schedule{Poll: st.Poll, Reapply: st.Reapply}}, run, now)
 	if refuse && j.Target != st.Good {
-		st.refuse(j.Target, reason, now)
+		st.refuse(j.Target, true, reason, now)
 	}
 	st.Pending, s.acted = true, true
 	s.fail(fmt.Errorf("%s: %w", reason, ErrSteps))

@@ -31,6 +31,7 @@ type ref struct {
 // A quarantined release is refused on this VM.
 type quarantined struct {
 	ref
+	Ran    bool      `json:"ran,omitempty"` // its steps ran here
 	Reason string    `json:"reason"`
 	Since  time.Time `json:"since"`
 }
@@ -195,9 +196,9 @@ func (st *state) quarantineOf(d release.Digest) (quarantined, bool) {
 	return quarantined{}, false
 }
 
-func (st *state) refuse(r ref, reason string, now time.Time) {
+func (st *state) refuse(r ref, ran bool, reason string, now time.Time) {
 	if _, ok := st.quarantineOf(r.Manifest); !ok {
-		st.Quarantine = append(st.Quarantine, quarantined{ref: r, Reason: cut(reason, release.MaxReasonBytes), Since: now})
+		st.Quarantine = append(st.Quarantine, quarantined{ref: r, Ran: ran, Reason: cut(reason, release.MaxReasonBytes), Since: now})
 	}
 }
 
