@@ -67,7 +67,6 @@ type Session struct {
 	into    *os.File
 	drawn   time.Time
 	line    bool // an unfinished progress line is on the screen
-	silent  bool // the error was shown already
 }
 
 // NewSession returns a session on the process's own streams.
