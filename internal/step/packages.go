@@ -18,7 +18,7 @@ const lockWait = 5 * time.Minute
 // A packager is a system's package manager. Its installed asks no network and
 // takes no lock. Install and remove do all they are given by one command.
 // The one for apt is tested on real packages; those for dnf, yum, zypper and
-// apk are tested on recorded output and by the commands they build.
+// apk are tested on output in their documented form and by the commands they build.
 type packager interface {
 	installed(ctx context.Context, names []string) (inventory, error)
 	// plan returns the versions that install would bring, as far as they are

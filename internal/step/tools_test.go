@@ -52,7 +52,7 @@ func TestApt_Args(t *testing.T) {
 	}
 }
 
-// Recorded on Rocky Linux 9 and openSUSE Leap 15.
+// In the form that rpm and dnf document; not taken from a machine.
 func TestRpm_Parse(t *testing.T) {
 	v := inventory{versions: map[string][]string{}, provided: map[string]string{}, match: matchEVR}
 	parseRpm([]byte("nginx\t2\t1.20.1-22.el9\tx86_64\n"), "nginx", &v)
@@ -97,7 +97,7 @@ func TestRpm_Args(t *testing.T) {
 	}
 }
 
-// Recorded on Alpine 3.20.
+// In the form that apk documents; not taken from a machine.
 func TestApk_Parse(t *testing.T) {
 	v := parseApk([]byte("C:Q1abc=\nP:busybox\nV:1.36.1-r29\nA:x86_64\np:cmd:sh=1.36.1-r29 /bin/sh\nF:bin\nR:sh\n\nC:Q1def=\nP:nginx\nV:1.26.2-r0\np:cmd:nginx=1.26.2-r0\n\n"))
 	if v.version("nginx") != "1.26.2-r0" || v.version("busybox") != "1.36.1-r29" || !v.has("/bin/sh") || v.has("sh") {
@@ -123,7 +123,7 @@ func TestPackager_LockWords(t *testing.T) {
 	}
 }
 
-// Recorded from systemctl show of systemd 252.
+// In the form of systemctl show(1); a real systemd is asked in TestServices_Systemd.
 func TestSystemd_Status(t *testing.T) {
 	for in, want := range map[string]serviceStatus{
 		"LoadState=loaded\nActiveState=active\nSubState=running\nUnitFileState=enabled\nNeedDaemonReload=no\n":       {running: true, enabled: true, detail: "active (running)"},
