@@ -159,7 +159,8 @@ func (d *demo) bootwell(ctx context.Context, out *bytes.Buffer, args ...string) 
 	c := exec.CommandContext(ctx, filepath.Join(d.bin, "bootwell"), append([]string{"--progress", "tty"}, args...)...)
 	c.Dir = d.project
 	c.Env = append(os.Environ(), "HOME="+d.dir, "XDG_CONFIG_HOME=", "XDG_CACHE_HOME=", "XDG_STATE_HOME=", "AWS_EC2_METADATA_DISABLED=true")
-	c.Stdout, c.Stderr = indented(os.Stdout), indented(os.Stdout)
+	screen := indented(os.Stdout) // one for both, so that their order is kept
+	c.Stdout, c.Stderr = screen, screen
 	if out != nil {
 		c.Stdout = out
 	}

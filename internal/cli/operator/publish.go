@@ -76,7 +76,7 @@ func runPublish(ctx context.Context, s *cli.Session, f publishFlags) error {
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("publish: %w", err)
+		return err
 	}
 	if err := w.showPublished(res, p.Keys.Ops.Fingerprint(), f); err != nil {
 		return err
@@ -262,7 +262,7 @@ and keep what they have, so run it from CI now and then; publish does it too.`,
 			defer w.close()
 			v, err := p.Resign(ctx)
 			if err != nil {
-				return fmt.Errorf("resign: %w", err)
+				return err
 			}
 			if s.JSON {
 				return s.Event(map[string]any{"type": "result", "expires": v.Expires.UTC(), "exit_code": 0})
