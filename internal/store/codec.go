@@ -59,14 +59,14 @@ const sampleBytes = 64 << 10
 
 // compress returns blob as one zstd frame. Equal blobs give equal frames.
 func (c *coders) compress(blob []byte) []byte {
-	enc := c.normal
+	enc, room := c.normal, len(blob)/2+64
 	if len(blob) > sampleBytes {
 		s := c.cheap.EncodeAll(blob[len(blob)/2:][:min(sampleBytes, len(blob)/2)], nil)
 		if len(s)*100 > min(sampleBytes, len(blob)/2)*97 {
-			enc = c.cheap
+			enc, room = c.cheap, int(maxStored(int64(len(blob))))
 		}
 	}
-	return enc.EncodeAll(blob, make([]byte, 0, len(blob)/2+64))
+	return enc.EncodeAll(blob, make([]byte, 0, room))
 }
 
 // unpack decodes frame into the memory of dst, whose capacity is at least

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -28,6 +29,7 @@ type packer struct {
 	dir    string
 	meter  *meter
 	made   index
+	spare  sync.Pool // of *[]byte: packs that have gone out
 
 	tally // guarded by the packer's own goroutine until pack returns
 }
@@ -70,7 +72,7 @@ func (p *packer) pack(ctx context.Context, pieces []piece) error {
 	parcels := make(chan parcel)
 	g.Go(func() error {
 		defer close(parcels)
-		return assemble(ctx, frames, parcels)
+		return p.assemble(ctx, frames, parcels)
 	})
 	type done struct {
 		tally
@@ -86,6 +88,8 @@ func (p *packer) pack(ctx context.Context, pieces []piece) error {
 					return err
 				}
 				p.meter.add(pa.source, 1)
+				full := pa.data
+				p.spare.Put(&full)
 				pa.data = nil
 				results <- done{t, pa}
 			}
@@ -170,7 +174,7 @@ func (p *packer) read(pc piece, buf []byte) ([]byte, error) {
 }
 
 // assemble fills packs with frames in their order.
-func assemble(ctx context.Context, frames <-chan chan framed, parcels chan<- parcel) error {
+func (p *packer) assemble(ctx context.Context, frames <-chan chan framed, parcels chan<- parcel) error {
 	var cur parcel
 	flush := func() error {
 		if len(cur.blobs) == 0 {
@@ -191,6 +195,11 @@ func assemble(ctx context.Context, frames <-chan chan framed, parcels chan<- par
 		case f = <-out:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		if cur.data == nil {
+			if b, ok := p.spare.Get().(*[]byte); ok {
+				cur.data = (*b)[:0]
+			}
 		}
 		cur.data = append(cur.data, f.frame...)
 		cur.source += f.blob.Size

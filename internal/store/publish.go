@@ -82,7 +82,7 @@ func (s *Store) Publish(ctx context.Context, p *trust.Publisher, o PublishOption
 		o.Roles = map[string]release.Role{}
 	}
 	pub := &publication{s: s, p: p, o: o, meter: newMeter(o.Progress), cache: map[release.Digest]*release.Manifest{}}
-	pub.pack = packer{bucket: pub.target(), dir: o.Dir, meter: pub.meter, made: index{}}
+	pub.pack.bucket, pub.pack.dir, pub.pack.meter, pub.pack.made = pub.target(), o.Dir, pub.meter, index{}
 	out, err := pub.run(ctx)
 	if err != nil {
 		return out, fmt.Errorf("publish: %w", err)
