@@ -273,7 +273,7 @@ type Channel struct {
 	Serial   int       `json:"serial"`   // grows by one with each change
 	Release  string    `json:"release"`  // such as "r43"
 	Manifest Digest    `json:"manifest"` // of the release's manifest bytes
-	Floor    int       `json:"floor"`    // lowest release number a VM may go back to
+	Floor    int       `json:"floor"`    // lowest release a VM may go back to: Release's own number, unless people sign a way back
 	Time     time.Time `json:"time"`
 }
 

@@ -108,7 +108,8 @@ func (s *Store) manifestBytes(ctx context.Context, v *trust.View, t trust.Target
 // second notes that a manifest has to travel another way.
 func (s *Store) second(err error) {
 	level := slog.LevelWarn
-	if errors.Is(err, bucket.ErrNotExist) {
+	// S3 answers a reader who may not list as if what is missing were forbidden.
+	if errors.Is(err, bucket.ErrNotExist) || errors.Is(err, bucket.ErrPermission) {
 		level = slog.LevelDebug
 	}
 	s.log().Log(context.Background(), level, "manifest travels another way", "err", err)

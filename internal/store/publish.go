@@ -426,7 +426,7 @@ func (u *publication) commit(ctx context.Context, st *state, m *release.Manifest
 		Release: m.Name(), Manifest: release.DigestOf(body), Time: u.o.Source.Time,
 	}
 	if st.channel != nil {
-		c.Serial, c.Floor = st.channel.Serial+1, st.channel.Floor
+		c.Serial = st.channel.Serial + 1
 	}
 	pointer, err := c.Bytes()
 	if err != nil {

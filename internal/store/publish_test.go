@@ -125,7 +125,7 @@ func publishTogether(t *testing.T, b bucket.Bucket, n int) {
 		t.Errorf("releases %v", numbers)
 	}
 	c, err := s.Channel(context.Background(), v, "acme", "stable")
-	if err != nil || c.Serial != n || c.Release != want[0] || c.Floor != 1 {
+	if err != nil || c.Serial != n || c.Release != want[0] || release.Name(c.Floor) != want[0] {
 		t.Errorf("channel %+v %v", c, err)
 	}
 }
