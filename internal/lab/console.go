@@ -11,8 +11,9 @@ import (
 
 // Line is one line of a console.
 type Line struct {
-	After time.Duration // since the machine was started for the first time
-	Text  string        // without the end of line
+	Number int           // from 0
+	After  time.Duration // since the machine was started for the first time
+	Text   string        // without the end of line
 }
 
 // Console keeps the lines that a machine wrote, with their times. It keeps
@@ -60,7 +61,7 @@ func (c *Console) Write(p []byte) (int, error) {
 
 func (c *Console) endLine() {
 	if len(c.lines) < maxConsole {
-		c.lines = append(c.lines, Line{After: time.Since(c.start), Text: string(c.partial)})
+		c.lines = append(c.lines, Line{Number: len(c.lines), After: time.Since(c.start), Text: string(c.partial)})
 	}
 	c.partial = c.partial[:0]
 }

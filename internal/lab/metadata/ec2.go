@@ -32,7 +32,7 @@ func NewEC2(m Machine) *Service {
 			http.Error(w, "401 - Unauthorized", http.StatusUnauthorized)
 			return
 		}
-		s.ec2Get(w, r)
+		s.ec2Get(w, r, s.machine.ec2Tree)
 	})
 	s.cloud = mux
 	return s
@@ -63,8 +63,8 @@ func (s *Service) validToken(token string) bool {
 	return ok && s.now().Before(end)
 }
 
-// ec2Get answers below /<version>/.
-func (s *Service) ec2Get(w http.ResponseWriter, r *http.Request) {
+// ec2Get answers below /<version>/ from a tree.
+func (s *Service) ec2Get(w http.ResponseWriter, r *http.Request, all func(Credentials) tree) {
 	if !ec2Version.MatchString(r.PathValue("version")) {
 		http.Error(w, "404 - Not Found", http.StatusNotFound)
 		return
@@ -76,7 +76,7 @@ func (s *Service) ec2Get(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write(userData)
 		return
 	}
-	t := s.machine.ec2Tree(creds)
+	t := all(creds)
 	if userData != nil && path == "" {
 		t["user-data"] = ""
 	}

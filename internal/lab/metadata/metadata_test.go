@@ -177,4 +177,8 @@ func TestOpenStackPaths(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &doc); err != nil || doc.UUID != m.ID || doc.Meta["Name"] != "web1" {
 		t.Errorf("meta_data.json %s: %v", body, err)
 	}
+	_, body = ask(t, serve(t, NewOpenStack(Machine{ID: "u"})), "GET", "/openstack/latest/meta_data.json")
+	if !strings.Contains(body, `"meta": {}`) {
+		t.Errorf("without tags: %s", body)
+	}
 }

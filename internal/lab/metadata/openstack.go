@@ -20,11 +20,7 @@ func NewOpenStack(m Machine) *Service {
 	mux.HandleFunc("GET /openstack/{$}", listVersions)
 	mux.HandleFunc("GET /openstack/{version}/{path...}", s.openStackGet)
 	mux.HandleFunc("GET /{version}/{path...}", func(w http.ResponseWriter, r *http.Request) {
-		if strings.Contains(r.PathValue("path"), "iam") || strings.HasPrefix(r.PathValue("path"), "dynamic") {
-			http.NotFound(w, r) // Nova has neither
-			return
-		}
-		s.ec2Get(w, r)
+		s.ec2Get(w, r, s.machine.novaTree)
 	})
 	s.cloud = mux
 	return s
@@ -57,10 +53,27 @@ func (s *Service) openStackGet(w http.ResponseWriter, r *http.Request) {
 	t.answer(w, path)
 }
 
+// novaTree is the part of EC2's tree that Nova serves.
+func (m Machine) novaTree(Credentials) tree {
+	t := m.ec2Tree(Credentials{})
+	for path := range t {
+		for _, no := range []string{"dynamic", "meta-data/iam", "meta-data/network", "meta-data/services", "meta-data/tags", "meta-data/mac", "meta-data/profile", "meta-data/instance-life-cycle", "meta-data/placement/region"} {
+			if strings.HasPrefix(path, no) {
+				delete(t, path)
+			}
+		}
+	}
+	return t
+}
+
 func (m Machine) openStackTree() tree {
+	tags := m.Tags
+	if tags == nil {
+		tags = map[string]string{} // cloud-init takes no null here
+	}
 	meta := map[string]any{
 		"uuid": m.ID, "name": m.Hostname, "hostname": m.Hostname, "launch_index": 0, "availability_zone": m.Zone,
-		"project_id": m.Account, "meta": m.Tags, "devices": []any{}, "dedicated_cpus": []any{},
+		"project_id": m.Account, "meta": tags, "devices": []any{}, "dedicated_cpus": []any{},
 	}
 	if m.PublicKey != "" {
 		meta["public_keys"] = map[string]string{"key": m.PublicKey}
