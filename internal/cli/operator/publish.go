@@ -3,6 +3,7 @@ package operator
 import (
 	"context"
 	"fmt"
+	"os"
 	"sort"
 	"strings"
 	"text/tabwriter"
@@ -149,14 +150,32 @@ func (w *workspace) showPublished(res store.Published, signer string, f publishF
 		s.Screen("Published %s (%s). VMs take it at their next poll.", res.Release, res.Digest.Short())
 		s.Screen("Next:  bootwell status")
 	}
-	if s.JSON {
-		return s.Event(map[string]any{"type": "result", "release": res.Release, "new": res.New, "dry_run": f.dryRun, "digest": res.Digest, "previous": res.Previous, "exit_code": 0})
+	if err := w.summarize(res); err != nil {
+		return err
 	}
-	if err := s.Event(map[string]any{"type": "result", "release": res.Release, "new": res.New, "dry_run": f.dryRun, "digest": res.Digest, "previous": res.Previous, "exit_code": 0}); err != nil {
+	result := map[string]any{"type": "result", "release": res.Release, "new": res.New, "dry_run": f.dryRun, "digest": res.Digest, "previous": res.Previous, "exit_code": 0}
+	if err := s.Event(result); err != nil || s.JSON {
 		return err
 	}
 	s.Printf("%s\n", res.Release)
 	return nil
+}
+
+// summarize adds a table to the page of a GitHub Actions run.
+func (w *workspace) summarize(res store.Published) error {
+	name := w.s.Getenv("GITHUB_STEP_SUMMARY")
+	if name == "" {
+		return nil
+	}
+	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("write step summary: %w", err)
+	}
+	fmt.Fprintf(f, "### bootwell publish: %s %s\n\n| role | change | steps | to fetch |\n|---|---|---|---|\n", w.proj.Name, res.Release)
+	for _, r := range res.Roles {
+		fmt.Fprintf(f, "| %s | %s | %s | %s |\n", r.Role, r.Change, strings.ReplaceAll(strings.Join(r.Changed, ", "), "|", "\\|"), humanize.Bytes(uint64(r.Delta)))
+	}
+	return f.Close()
 }
 
 func (w *workspace) roleEvents(res store.Published) error {

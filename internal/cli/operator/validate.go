@@ -59,6 +59,7 @@ func showDiagnostics(s *cli.Session, diags project.Diagnostics, warn bool) error
 			return fmt.Errorf("write stderr: %w", err)
 		}
 	}
+	annotate(s, diags)
 	if !bad {
 		return nil
 	}
@@ -68,6 +69,18 @@ func showDiagnostics(s *cli.Session, diags project.Diagnostics, warn bool) error
 		}
 	}
 	return &cli.UsageError{Message: "the project file has errors", Shown: !s.JSON}
+}
+
+// annotate puts the problems beside the lines of a pull request, in the form
+// of GitHub's workflow commands.
+func annotate(s *cli.Session, diags project.Diagnostics) {
+	if s.Getenv("GITHUB_ACTIONS") != "true" {
+		return
+	}
+	for _, d := range diags {
+		text := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A").Replace(d.Summary + ". " + d.Detail)
+		fmt.Fprintf(s.Stderr, "::%s file=%s,line=%d,col=%d::%s\n", d.Severity, d.File, d.Line, d.Column, text)
+	}
 }
 
 func newExplainCmd(s *cli.Session) *cobra.Command {
