@@ -26,7 +26,7 @@ func TestSandboxIsAMachineOfItsOwn(t *testing.T) {
 		"empty folders":     {"ls -A /run /tmp /root /home | grep -v -e : -e lock -e '^$' | wc -l", "0"},
 		"no systemd":        {"test -e /run/systemd/system || echo none", "none"},
 		"only loopback":     {"ls /sys/class/net | grep -v '^[a-z]*[0-9]$'", "lo"},
-		"few processes":     {"ls -d /proc/[0-9]* | wc -l", "5"},
+		"few processes":     {"test $(ls -d /proc/[0-9]* | wc -l) -le 6 && echo few", "few"},
 		"writes anywhere":   {"echo x >/etc/new; echo y >/usr/local/bin/new; echo z >>/etc/passwd; cat /etc/new /usr/local/bin/new; tail -1 /etc/passwd", "x\ny\nz"},
 		"replaces programs": {"rm /bin/dir && echo gone", "gone"},
 		"own machine id":    {"grep -c -x " + strings.TrimSpace(string(host)) + ". /etc/machine-id || true", "0"},
