@@ -9,9 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -213,12 +215,18 @@ func (v *VM) start(ctx context.Context, more ...string) error {
 	r.cmd.ExtraFiles = []*os.File{theirs, theirMon}
 	r.cmd.Stdout, r.cmd.Stderr = v.console, &r.stderr
 	r.cmd.Dir = v.dir
-	if v.driver.Network != nil {
-		err = v.driver.Network.Start(r.cmd)
-	} else {
-		err = r.cmd.Start()
-	}
-	if err != nil {
+	started := make(chan error)
+	exited := make(chan struct{})
+	go func() {
+		defer close(exited)
+		if err := r.begin(v.driver.Network); err != nil {
+			started <- err
+			return
+		}
+		started <- nil
+		_ = r.cmd.Wait()
+	}()
+	if err := <-started; err != nil {
 		return errors.Join(err, ours.Close(), ourMon.Close())
 	}
 	r.conn = newConn(ours, v.console)
@@ -226,8 +234,20 @@ func (v *VM) start(ctx context.Context, more ...string) error {
 	v.mu.Lock()
 	v.run = r
 	v.mu.Unlock()
-	go v.wait(r)
+	go v.clear(r, exited)
 	return r.greet()
+}
+
+// begin starts the process so that it does not outlive this one. The kernel
+// ties it to the thread that starts it, so the calling goroutine keeps its
+// thread and has to wait for the process.
+func (r *qemuRun) begin(n *Network) error {
+	if n != nil {
+		return n.Start(r.cmd)
+	}
+	runtime.LockOSThread()
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return r.cmd.Start()
 }
 
 // greet makes both ends of the process speak.
@@ -246,9 +266,9 @@ func (r *qemuRun) greet() error {
 	return err
 }
 
-// wait notices the end of the process, whoever caused it.
-func (v *VM) wait(r *qemuRun) {
-	_ = r.cmd.Wait()
+// clear tidies up after the process, whoever ended it.
+func (v *VM) clear(r *qemuRun, exited <-chan struct{}) {
+	<-exited
 	r.conn.close()
 	_ = r.monitor.stream.Close()
 	v.mu.Lock()
