@@ -50,6 +50,9 @@ func (a *Agent) Install(ctx context.Context, o InstallOptions) (Installation, *r
 	if err := a.setUp(ctx, o, &in); err != nil {
 		return in, nil, fmt.Errorf("install: %w", err)
 	}
+	if a.Bucket.Caps().ReadOnly {
+		in.Warn = append(in.Warn, "the bucket can only be read by this URL: this VM sends no reports")
+	}
 	for _, w := range in.Warn {
 		a.note("%s", w)
 	}

@@ -186,3 +186,14 @@ func TestCronSpec(t *testing.T) {
 		}
 	}
 }
+
+func TestInstall_SaysThatAReadOnlyBucketTakesNoReports(t *testing.T) {
+	w := newWorld(t)
+	w.write(w.vm("run/systemd/system/.keep"), "")
+	w.publish(role(w.put("a", "one")))
+	w.agent.Bucket = readOnly{w.count}
+	in, _, err := w.install()
+	if err != nil || len(in.Warn) != 1 || !strings.Contains(in.Warn[0], "sends no reports") {
+		t.Fatalf("%v %+v", err, in)
+	}
+}
