@@ -38,7 +38,7 @@ lint: check
 demo: build ## the main job on this machine, in a throw-away VM of namespaces
 	@go run ./examples/demo
 
-bench: build ## measurements
+bench: ## Go benchmarks of the packages
 	@go test -run '^$$' -bench . -benchmem ./internal/...
 
 size: build ## of the agent, stripped and compressed
@@ -48,7 +48,7 @@ fuzz: ## each fuzz target for a short while
 	@contrib/ci/fuzz
 
 update: ## rewrite golden files
-	go test ./internal/... -update
+	go test ./internal/cli ./internal/project ./internal/userdata -update
 
 clean:
 	rm -rf $(BIN) dist

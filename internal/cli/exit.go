@@ -46,6 +46,7 @@ type UsageError struct {
 	Shown   bool // the details are on the screen already
 }
 
+// Error returns the message without the hint.
 func (e *UsageError) Error() string { return e.Message }
 
 // Usage returns a [UsageError].
@@ -119,7 +120,7 @@ var exits = []struct {
 	{bucket.ErrPermission, ExitBucket, "permission", "check the credentials and the rights of this identity on the bucket"},
 	{bucket.ErrUnavailable, ExitBucket, "unavailable", "check the network, the endpoint= and region= of bucket:, then try again; nothing is lost"},
 	{bucket.ErrUnsupported, ExitBucket, "unsupported", "publish to the bucket's own address (s3://… or file://…); https:// is for VMs that only read"},
-	{bucket.ErrNotExist, ExitNoMatch, "not_found", ""},
+	{bucket.ErrNotExist, ExitFailed, "not_found", "the bucket lacks an object that the project needs; publish again uploads content. For an agent: build or install the one that bootwell.lock pins, or bootwell publish --pin-agent"},
 	{context.Canceled, ExitInterrupted, "interrupted", ""},
 	{context.DeadlineExceeded, ExitTimeout, "timeout", "give more time with --timeout"},
 }

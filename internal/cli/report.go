@@ -12,7 +12,9 @@ import (
 
 // StepLine is how one step's result looks in a list: number, name, sign,
 // result and what is to be known of it.
-func StepLine(s *Session, n int, r release.StepResult) string {
+func StepLine(s *Session, n int, r release.StepResult) string { return stepLine(s.Glyph, n, r) }
+
+func stepLine(sign func(string) string, n int, r release.StepResult) string {
 	what := r.Result
 	switch {
 	case len(r.Changes) == 1:
@@ -25,16 +27,18 @@ func StepLine(s *Session, n int, r release.StepResult) string {
 	if r.Result == release.ResultFailed {
 		what = r.Reason
 	}
-	return fmt.Sprintf("  %2d  %-20s %s %s  %s", n, fleet.Clean(r.Name, 60), s.Glyph(r.Result), fleet.Clean(what, 160), Seconds(r.Seconds))
+	return fmt.Sprintf("  %2d  %-20s %s %s  %s", n, fleet.Clean(r.Name, 60), sign(r.Result), fleet.Clean(what, 160), Seconds(r.Seconds))
 }
 
 // CheckLine is how one check's result looks in a list.
-func CheckLine(s *Session, c release.CheckResult) string {
-	sign := s.Glyph("ok")
+func CheckLine(s *Session, c release.CheckResult) string { return checkLine(s.Glyph, c) }
+
+func checkLine(sign func(string) string, c release.CheckResult) string {
+	result := "ok"
 	if c.Result != release.CheckPassed {
-		sign = s.Glyph("failed")
+		result = "failed"
 	}
-	line := fmt.Sprintf("      check %-14s %s", fleet.Clean(c.Name, 60), sign)
+	line := fmt.Sprintf("      check %-14s %s", fleet.Clean(c.Name, 60), sign(result))
 	if c.Reason != "" {
 		line += " " + fleet.Clean(c.Reason, 160)
 	}
@@ -72,7 +76,7 @@ func ShowReport(s *Session, r *release.Report, now time.Time) {
 	}
 	s.Printf("\n")
 	for _, w := range r.Warn {
-		s.Printf("  %s %s\n", s.Glyph("warning"), clean(w))
+		s.Printf("  %s %s\n", s.Sign("warning"), clean(w))
 	}
 	if r.Run != nil {
 		showRun(s, r.Run)
@@ -88,7 +92,7 @@ func ShowReport(s *Session, r *release.Report, now time.Time) {
 func showRun(s *Session, run *release.Run) {
 	s.Printf("\nLAST RUN %s: %s, %s after %s (%s)\n", fleet.Clean(run.ID, 40), fleet.Clean(run.Release, 16), fleet.Clean(run.Result, 16), Seconds(run.Seconds), fleet.Clean(run.Why, 16))
 	for i, st := range run.Steps {
-		s.Printf("%s\n", StepLine(s, i+1, st))
+		s.Printf("%s\n", stepLine(s.Sign, i+1, st))
 		if st.Tail != "" {
 			for _, line := range strings.Split(strings.TrimRight(CleanText([]byte(st.Tail)), "\n"), "\n") {
 				s.Printf("        %s\n", line)
@@ -96,7 +100,7 @@ func showRun(s *Session, run *release.Run) {
 		}
 	}
 	for _, c := range run.Checks {
-		s.Printf("%s\n", CheckLine(s, c))
+		s.Printf("%s\n", checkLine(s.Sign, c))
 	}
 }
 

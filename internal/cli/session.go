@@ -37,6 +37,8 @@ const (
 	ProgressQuiet = "quiet"
 )
 
+const heartbeat = 30 * time.Second
+
 // A Session is one invocation of a command. Main fills the streams, the
 // environment and the wiring; flags are filled when the command line is read.
 type Session struct {
@@ -57,16 +59,16 @@ type Session struct {
 	Quiet    bool
 	Verbose  bool
 	NoColor  bool
-	Yes      bool
 	Timeout  time.Duration
 
-	command string // name of the running command, for plain lines
-	mode    string // resolved from Progress
-	color   bool
-	utf8    bool
-	into    *os.File
-	drawn   time.Time
-	line    bool // an unfinished progress line is on the screen
+	command  string // name of the running command, for plain lines
+	mode     string // resolved from Progress
+	color    bool   // on stderr
+	outColor bool   // on stdout
+	utf8     bool
+	into     *os.File
+	drawn    time.Time
+	line     bool // an unfinished progress line is on the screen
 }
 
 // NewSession returns a session on the process's own streams.
@@ -84,7 +86,6 @@ func (s *Session) AddFlags(root *cobra.Command) {
 	f.BoolVarP(&s.Quiet, "quiet", "q", false, "print the result only")
 	f.BoolVarP(&s.Verbose, "verbose", "v", false, "tell more on stderr")
 	f.BoolVar(&s.NoColor, "no-color", false, "no colour (also NO_COLOR)")
-	f.BoolVar(&s.Yes, "yes", false, "do not ask, answer yes")
 	f.DurationVar(&s.Timeout, "timeout", 0, "give up after this `duration`, with exit code 124")
 }
 
@@ -157,9 +158,11 @@ func (s *Session) execute(ctx context.Context, root *cobra.Command, cancel *cont
 func (s *Session) begin(c *cobra.Command) error {
 	s.command = strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" ")
 	var bad error
-	c.Flags().VisitAll(func(f *pflag.Flag) {
+	// Only global flags: a step of a release sees BOOTWELL_ROLE and its like,
+	// and may well call these commands.
+	c.Root().PersistentFlags().VisitAll(func(f *pflag.Flag) {
 		env := "BOOTWELL_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		if v := s.Getenv(env); v != "" && !f.Changed && bad == nil && f.Name != "help" {
+		if v := s.Getenv(env); v != "" && !f.Changed && bad == nil {
 			if err := f.Value.Set(v); err != nil {
 				bad = Usage(fmt.Sprintf("%s=%q: %v", env, v, err), "unset it or give it a value that --"+f.Name+" takes")
 			}
@@ -197,7 +200,9 @@ func (s *Session) chooseMode() error {
 		s.mode = ProgressQuiet
 	}
 	force := s.Getenv("CLICOLOR_FORCE") != "" || s.Getenv("FORCE_COLOR") != ""
-	s.color = (tty || force) && !s.NoColor && s.Getenv("NO_COLOR") == "" && s.mode == ProgressTTY
+	wanted := !s.NoColor && s.Getenv("NO_COLOR") == "" && s.Getenv("TERM") != "dumb"
+	s.color = wanted && (tty || force) && s.mode == ProgressTTY
+	s.outColor = wanted && (force || isTerminal(s.Stdout) && s.Getenv("CI") == "")
 	loc := s.Getenv("LC_ALL") + s.Getenv("LC_CTYPE") + s.Getenv("LANG")
 	s.utf8 = strings.Contains(strings.ToLower(loc), "utf-8") || strings.Contains(strings.ToLower(loc), "utf8")
 	return nil
@@ -212,6 +217,9 @@ func isTerminal(w any) bool {
 func (s *Session) Interactive() bool {
 	return isTerminal(s.Stdin) && isTerminal(s.Stderr) && s.Getenv("CI") == "" && !s.JSON
 }
+
+// Command returns the name of the running command, such as "publish".
+func (s *Session) Command() string { return s.command }
 
 // Plain reports whether the story goes to a pipe or log rather than a screen.
 func (s *Session) Plain() bool { return s.mode == ProgressPlain }
@@ -267,8 +275,18 @@ func (s *Session) Tell(screen, plain string) {
 }
 
 // Update draws text over the unfinished last line of a screen, at most ten
-// times a second. Pipes never see it.
+// times a second. A pipe gets a line each half minute, so that a long upload
+// in CI does not look dead.
 func (s *Session) Update(format string, a ...any) {
+	if s.mode == ProgressPlain {
+		if s.drawn.IsZero() {
+			s.drawn = time.Now()
+		} else if time.Since(s.drawn) > heartbeat {
+			s.drawn = time.Now()
+			s.Say(format, a...)
+		}
+		return
+	}
 	if s.mode != ProgressTTY || !isTerminal(s.Stderr) || time.Since(s.drawn) < 100*time.Millisecond {
 		return
 	}
@@ -333,13 +351,18 @@ var glyphs = map[string][2]string{
 
 // Glyph returns the sign for a result, coloured on a screen. The colour only
 // repeats what the sign says.
-func (s *Session) Glyph(name string) string {
+func (s *Session) Glyph(name string) string { return s.glyph(name, s.color) }
+
+// Sign is Glyph for what goes to stdout.
+func (s *Session) Sign(name string) string { return s.glyph(name, s.outColor) }
+
+func (s *Session) glyph(name string, color bool) string {
 	g := glyphs[name][1]
 	if s.utf8 {
 		g = glyphs[name][0]
 	}
 	colors := map[string]string{"ok": "32", "failed": "31", "changed": "33", "warning": "33"}
-	if c := colors[name]; c != "" && s.color {
+	if c := colors[name]; c != "" && color {
 		return "\x1b[" + c + "m" + g + "\x1b[0m"
 	}
 	return g

@@ -51,7 +51,7 @@ func runPublish(ctx context.Context, s *cli.Session, f publishFlags) error {
 		return err
 	}
 	if f.pin {
-		if err := w.pinAgents(); err != nil {
+		if err := w.choosePin(); err != nil {
 			return err
 		}
 	}
@@ -78,6 +78,11 @@ func runPublish(ctx context.Context, s *cli.Session, f publishFlags) error {
 	})
 	if err != nil {
 		return err
+	}
+	if f.pin && !f.dryRun {
+		if err := project.WriteLock(w.proj.Dir, w.lock); err != nil {
+			return err
+		}
 	}
 	if err := w.showPublished(res, p.Keys.Ops.Fingerprint(), f); err != nil {
 		return err
@@ -151,7 +156,7 @@ func (w *workspace) showPublished(res store.Published, signer string, f publishF
 		s.Screen("Next:  bootwell status")
 	}
 	if err := w.summarize(res); err != nil {
-		return err
+		s.Say("  %s %v", s.Glyph("warning"), err)
 	}
 	result := map[string]any{"type": "result", "release": res.Release, "new": res.New, "dry_run": f.dryRun, "digest": res.Digest, "previous": res.Previous, "exit_code": 0}
 	if err := s.Event(result); err != nil || s.JSON {
@@ -180,7 +185,7 @@ func (w *workspace) summarize(res store.Published) error {
 
 func (w *workspace) roleEvents(res store.Published) error {
 	for _, r := range res.Roles {
-		if err := w.s.Event(map[string]any{"type": "role", "role": r.Role, "change": r.Change, "steps": r.Changed, "bytes": r.Bytes, "delta": r.Delta}); err != nil {
+		if err := w.s.Event(map[string]any{"type": "role", "role": r.Role, "change": r.Change, "steps": append([]string{}, r.Changed...), "bytes": r.Bytes, "delta": r.Delta}); err != nil {
 			return err
 		}
 	}
@@ -248,14 +253,15 @@ func (w *workspace) fileList(c store.FileChanges) {
 	}
 }
 
-// pinAgents records the agents beside this command in bootwell.lock.
-func (w *workspace) pinAgents() error {
+// choosePin takes the agents beside this command for the ones to pin. The lock
+// file is written when they are in the bucket.
+func (w *workspace) choosePin() error {
 	found := findAgents(w.s)
 	if len(found) == 0 {
 		return cli.Usage("no agent to pin: bootwell-agent-linux-amd64.xz is not beside this command", "build it with make build, install the bootwell package, or set BOOTWELL_AGENTS to its folder")
 	}
 	w.lock.Agents = digests(found)
-	return project.WriteLock(w.proj.Dir, w.lock)
+	return nil
 }
 
 func newResignCmd(s *cli.Session) *cobra.Command {

@@ -379,7 +379,7 @@ func runLogs(ctx context.Context, s *cli.Session, name, run string) error {
 	if s.JSON {
 		return s.Event(map[string]any{"vm": name, "run": b.ID, "release": b.Release, "result": b.Result, "started": b.Started, "log": cli.CleanText(text)})
 	}
-	s.Say("run %s of %s: %s %s, %s", b.ID, name, b.Release, b.Result, b.Started.UTC().Format(time.RFC3339))
+	s.Say("run %s of %s: %s %s, %s", fleet.Clean(b.ID, 40), name, fleet.Clean(b.Release, 16), fleet.Clean(b.Result, 16), b.Started.UTC().Format(time.RFC3339))
 	s.Printf("%s", cli.CleanText(text))
 	return nil
 }

@@ -54,14 +54,14 @@ func showDiagnostics(s *cli.Session, diags project.Diagnostics, warn bool) error
 	if !bad && (!warn || len(diags) == 0) {
 		return nil
 	}
-	if !s.JSON {
+	if !s.JSON || !bad {
 		if err := project.Render(s.Stderr, diags, s.Color()); err != nil {
 			return fmt.Errorf("write stderr: %w", err)
 		}
 	}
 	annotate(s, diags)
 	if !bad {
-		return nil
+		return warnEvents(s, diags)
 	}
 	if s.JSON {
 		if err := s.Event(map[string]any{"valid": false, "diagnostics": diags}); err != nil {
@@ -69,6 +69,19 @@ func showDiagnostics(s *cli.Session, diags project.Diagnostics, warn bool) error
 		}
 	}
 	return &cli.UsageError{Message: "the project file has errors", Shown: !s.JSON}
+}
+
+// warnEvents tells machines of warnings; people read them on stderr.
+func warnEvents(s *cli.Session, diags project.Diagnostics) error {
+	if s.Command() == "validate" { // its one document has them
+		return nil
+	}
+	for _, d := range diags {
+		if err := s.Event(map[string]any{"type": "warning", "code": d.Code, "file": d.File, "line": d.Line, "summary": d.Summary}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // annotate puts the problems beside the lines of a pull request, in the form

@@ -17,6 +17,7 @@ import (
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/cli"
+	"github.com/bootwell/bootwell/internal/fleet"
 	"github.com/bootwell/bootwell/internal/project"
 	"github.com/bootwell/bootwell/internal/release"
 	"github.com/bootwell/bootwell/internal/store"
@@ -42,6 +43,9 @@ func loadProject(s *cli.Session, warn bool) (*workspace, error) {
 	at := s.Dir
 	if s.File != "" {
 		at = s.File
+		if !filepath.IsAbs(at) {
+			at = filepath.Join(s.Dir, at)
+		}
 	}
 	p, err := project.Load(at)
 	var diags project.Diagnostics
@@ -113,6 +117,8 @@ func (w *workspace) view(ctx context.Context) (*trust.View, error) {
 	}
 	v, err := c.Refresh(ctx)
 	if err != nil {
+		w.close()
+		w.close = func() {}
 		return nil, fmt.Errorf("verify %s: %w", w.proj.Bucket, err)
 	}
 	for _, x := range v.Warn {
@@ -135,6 +141,9 @@ func (w *workspace) publisher(keyDir string) (*trust.Publisher, error) {
 }
 
 func (w *workspace) keyDir(flag string) string {
+	if flag == "" {
+		flag = w.s.Getenv("BOOTWELL_KEYS")
+	}
 	if flag != "" {
 		return flag
 	}
@@ -207,7 +216,11 @@ func xdg(s *cli.Session, env, def string) string {
 	}
 	home := s.Getenv("HOME")
 	if home == "" {
-		home, _ = os.UserHomeDir()
+		// Never the working folder: it may be a repository, and keys go here.
+		home = "/root"
+		if u, err := user.Current(); err == nil && u.HomeDir != "" {
+			home = u.HomeDir
+		}
 	}
 	return filepath.Join(home, def, "bootwell")
 }
@@ -220,20 +233,46 @@ func cacheDir(s *cli.Session) string  { return xdg(s, "XDG_CACHE_HOME", ".cache"
 // release just does not know its commit.
 func source(ctx context.Context, s *cli.Session, dir, note string) release.Source {
 	src := release.Source{Time: time.Now().UTC().Truncate(time.Second), By: owner(s), Note: note, Tool: s.Version}
-	git := func(args ...string) (string, bool) {
+	git := func(args ...string) (string, error) {
 		c := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...)
 		out, err := c.Output()
-		return strings.TrimSpace(string(out)), err == nil
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			err = errors.New(fleet.Clean(string(exit.Stderr), 300))
+		}
+		return strings.TrimSpace(string(out)), err
 	}
-	commit, ok := git("rev-parse", "--verify", "HEAD")
-	if !ok {
+	if _, err := git("rev-parse", "--git-dir"); err != nil {
+		// "dubious ownership" must not pass for "no repository".
+		if inRepository(dir) {
+			s.Say("  %s the release will not know its commit: git: %v", s.Glyph("warning"), err)
+		}
+		return src
+	}
+	commit, err := git("rev-parse", "--verify", "HEAD")
+	if err != nil {
 		return src
 	}
 	src.Commit = commit
+	// A detached head has no branch.
 	src.Branch, _ = git("symbolic-ref", "--short", "-q", "HEAD")
-	changes, _ := git("status", "--porcelain", "--", ".")
-	src.Dirty = changes != ""
+	changes, err := git("status", "--porcelain", "--", ".")
+	src.Dirty = changes != "" || err != nil
 	return src
+}
+
+// inRepository reports whether dir or a folder above it has a .git.
+func inRepository(dir string) bool {
+	for {
+		if _, err := os.Lstat(filepath.Join(dir, ".git")); err == nil {
+			return true
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return false
+		}
+		dir = up
+	}
 }
 
 // owner names who publishes, for people who read it elsewhere.
