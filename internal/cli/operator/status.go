@@ -309,23 +309,32 @@ func showVMs(s *cli.Session, st *fleet.Status, plain bool) error {
 	return nil
 }
 
-func runStatusVM(ctx context.Context, s *cli.Session, name string) error {
+// openReport reads the last report of one VM.
+func openReport(ctx context.Context, s *cli.Session, name string) (*workspace, *release.Report, error) {
 	if !release.ValidVM(name) {
-		return cli.Usage(fmt.Sprintf("%q cannot be a VM's name", name), "see them with: bootwell status --vms")
+		return nil, nil, cli.Usage(fmt.Sprintf("%q cannot be a VM's name", name), "see them with: bootwell status --vms")
 	}
 	w, err := loadProject(s, false)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	if err := w.connect(ctx); err != nil {
-		return err
+		return nil, nil, err
 	}
 	r, err := w.store.Report(ctx, name)
 	if errors.Is(err, bucket.ErrNotExist) {
-		return cli.Hint(cli.NoMatch("no VM called %s has reported", name), "see them with: bootwell status --vms")
+		return nil, nil, cli.Hint(cli.NoMatch("no VM called %s has reported", name), "see them with: bootwell status --vms")
 	}
 	if err != nil {
-		return fmt.Errorf("read report of %s: %w", name, err)
+		return nil, nil, fmt.Errorf("read report of %s: %w", name, err)
+	}
+	return w, r, nil
+}
+
+func runStatusVM(ctx context.Context, s *cli.Session, name string) error {
+	_, r, err := openReport(ctx, s, name)
+	if err != nil {
+		return err
 	}
 	if s.JSON {
 		return s.Event(r)
@@ -348,22 +357,9 @@ func newLogsCmd(s *cli.Session) *cobra.Command {
 }
 
 func runLogs(ctx context.Context, s *cli.Session, name, run string) error {
-	if !release.ValidVM(name) {
-		return cli.Usage(fmt.Sprintf("%q cannot be a VM's name", name), "see them with: bootwell status --vms")
-	}
-	w, err := loadProject(s, false)
+	w, r, err := openReport(ctx, s, name)
 	if err != nil {
 		return err
-	}
-	if err := w.connect(ctx); err != nil {
-		return err
-	}
-	r, err := w.store.Report(ctx, name)
-	if errors.Is(err, bucket.ErrNotExist) {
-		return cli.Hint(cli.NoMatch("no VM called %s has reported", name), "see them with: bootwell status --vms")
-	}
-	if err != nil {
-		return fmt.Errorf("read report of %s: %w", name, err)
 	}
 	b, found := pickLog(r, run)
 	if !found {
