@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -24,8 +25,11 @@ const (
 	StaleGrace = time.Hour
 	// ApplyingLimit is how long a run may go on before its VM is stale.
 	ApplyingLimit = 2 * time.Hour
-	// DefaultHeartbeat is taken for a report that announces none.
+	// DefaultHeartbeat is taken for a report that announces none, or one of
+	// over 30 days.
 	DefaultHeartbeat = 24 * time.Hour
+
+	maxHeartbeat = 30 * 24 * time.Hour
 )
 
 // A VM is one machine as its last report shows it.
@@ -125,11 +129,18 @@ func (c *Collector) Add(e store.ReportEntry) {
 	}
 }
 
-// NewVM reads one report as of now.
+// said are the states that a VM can be in by its own word.
+var said = []string{
+	release.StateOK, release.StateChanged, release.StateApplying, release.StateDrifted, release.StateFailed, release.StateHeld,
+}
+
+// NewVM reads one report as of now. A report with a state that no VM can say
+// of itself is of a VM that has failed: nothing is known that would make it
+// healthy. Silence outweighs everything that was said.
 func NewVM(e store.ReportEntry, now time.Time) VM {
 	r := e.Report
 	v := VM{
-		Name: e.VM, Role: Clean(r.Role, 64), State: Clean(r.State, 16), Release: Clean(r.Release, 16), Wanted: Clean(r.Wanted, 16),
+		Name: e.VM, Role: Clean(r.Role, 64), State: r.State, Release: Clean(r.Release, 16), Wanted: Clean(r.Wanted, 16),
 		LastGood: Clean(r.LastGood, 16), Reason: Clean(r.Reason, 400), Platform: Clean(r.Facts.Platform, 64), Zone: Clean(r.Facts.Zone, 64),
 		Seen: e.Modified, Report: r,
 	}
@@ -141,19 +152,29 @@ func NewVM(e store.ReportEntry, now time.Time) VM {
 	if r.Run != nil {
 		v.Seconds = r.Run.Seconds
 	}
-	beat := r.Heartbeat.Std()
-	if beat <= 0 || beat > 30*24*time.Hour {
-		beat = DefaultHeartbeat
+	known := slices.Contains(said, r.State)
+	if !known {
+		v.State, v.Reason = release.StateFailed, fmt.Sprintf("unknown state %q", Clean(r.State, 16))
 	}
-	silent := now.Sub(e.Modified)
-	if silent > beat+StaleGrace || v.State == release.StateApplying && silent > ApplyingLimit {
+	if silent(r, now.Sub(e.Modified)) {
 		v.State = release.StateStale
 	}
 	if v.State == release.StateFailed {
-		v.Step, v.Reason = failedPart(r, v.Reason)
+		if known {
+			v.Step, v.Reason = failedPart(r, v.Reason)
+		}
 		v.Fingerprint = fingerprint(v.Role, v.Step, v.Reason)
 	}
 	return v
+}
+
+// silent reports whether a VM that sent r so long ago should have sent more.
+func silent(r *release.Report, ago time.Duration) bool {
+	beat := r.Heartbeat.Std()
+	if beat <= 0 || beat > maxHeartbeat {
+		beat = DefaultHeartbeat
+	}
+	return ago > beat+StaleGrace || r.State == release.StateApplying && ago > ApplyingLimit
 }
 
 // failedPart names the first step or check that failed and why.
@@ -193,12 +214,14 @@ func fingerprint(role, step, reason string) string {
 }
 
 // Clean makes text from a VM fit for one line of a terminal: no control
-// characters or escape sequences, no direction overrides, at most max bytes.
+// characters, so that no escape sequence works, no line breaks, no direction
+// overrides or invisible characters, valid UTF-8 of at most max bytes.
 func Clean(s string, max int) string {
+	const more = "…"
 	s = strings.ToValidUTF8(s, "?")
 	s = strings.Map(func(r rune) rune {
 		switch {
-		case r == '\n' || r == '\t' || r == '\r':
+		case unicode.In(r, unicode.Zl, unicode.Zp), unicode.IsControl(r) && unicode.IsSpace(r):
 			return ' '
 		case unicode.IsControl(r) || unicode.Is(unicode.Cf, r):
 			return -1
@@ -206,10 +229,13 @@ func Clean(s string, max int) string {
 		return r
 	}, s)
 	s = strings.TrimSpace(s)
-	if len(s) > max {
-		s = strings.ToValidUTF8(s[:max-3], "") + "…"
+	switch {
+	case len(s) <= max:
+		return s
+	case max < len(more):
+		return ""
 	}
-	return s
+	return strings.ToValidUTF8(s[:max-len(more)], "") + more
 }
 
 // Status returns the view of everything added so far.
