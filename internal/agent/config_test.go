@@ -218,6 +218,7 @@ func FuzzJournal(f *testing.F) {
 
 func FuzzInstanceData(f *testing.F) {
 	f.Add([]byte(`{"v1":{"instance_id":"i-0abc","cloud_name":"aws"}}`))
+	f.Add([]byte(`{"v1":{"instance_id":"n1","cloud_name":"unknown","platform":"nocloud"}}`))
 	f.Add([]byte(`{"v1":{"instance_id":"../../x\n"}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		facts := parseInstanceData(b)
@@ -228,4 +229,17 @@ func FuzzInstanceData(f *testing.F) {
 			t.Fatalf("%+v", facts)
 		}
 	})
+}
+
+func TestFacts_CloudAsCloudInitCallsIt(t *testing.T) {
+	for data, want := range map[string]string{
+		`{"v1":{"cloud_name":"aws","platform":"ec2"}}`:         "aws",
+		`{"v1":{"cloud_name":"unknown","platform":"nocloud"}}`: "nocloud",
+		`{"v1":{"platform":"lxd"}}`:                            "lxd",
+		`{"v1":{}}`:                                            "",
+	} {
+		if got := parseInstanceData([]byte(data)).Cloud; got != want {
+			t.Errorf("%s: %q, want %q", data, got, want)
+		}
+	}
 }

@@ -87,6 +87,7 @@ func parseInstanceData(b []byte) release.Facts {
 		V1 struct {
 			InstanceID string `json:"instance_id"`
 			Cloud      string `json:"cloud_name"`
+			Platform   string `json:"platform"`
 			Region     string `json:"region"`
 			Zone       string `json:"availability_zone"`
 			Hostname   string `json:"local_hostname"`
@@ -94,6 +95,11 @@ func parseInstanceData(b []byte) release.Facts {
 	}
 	if json.Unmarshal(b, &d) != nil {
 		return release.Facts{}
+	}
+	// As cloud-init makes its cloud-id: a datasource that is no cloud has only
+	// a platform, such as nocloud.
+	if d.V1.Cloud == "" || d.V1.Cloud == "unknown" {
+		d.V1.Cloud = d.V1.Platform
 	}
 	return release.Facts{
 		InstanceID: usableID(d.V1.InstanceID),

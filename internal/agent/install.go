@@ -77,15 +77,13 @@ func (a *Agent) setUp(ctx context.Context, o InstallOptions, in *Installation) e
 		}
 	}
 	running := isDir(a.Paths.at("/run/systemd/system"))
-	if running || a.hasSystemd() && !a.cronRuns() {
+	c := findCron(a.Paths)
+	if running || a.hasSystemd() && !c.running {
 		in.Schedule = ScheduleSystemd
 		return a.setUpSystemd(ctx, st, running, in)
 	}
 	in.Schedule = ScheduleCron
-	if !a.cronRuns() {
-		in.Warn = append(in.Warn, "neither systemd nor cron runs on this VM: start a cron that reads /etc/cron.d, or run `bootwell-agent apply --timer` on your own schedule")
-	}
-	return a.write(a.Paths.Cron(), cronTable(in.Binary, st.poll(), machineHash(a.Paths)), in)
+	return a.setUpCron(c, st.poll(), in)
 }
 
 func (a *Agent) setUpSystemd(ctx context.Context, st *state, running bool, in *Installation) error {
@@ -98,6 +96,7 @@ func (a *Agent) setUpSystemd(ctx context.Context, st *state, running bool, in *I
 	if err := removeIfThere(a.Paths.Cron()); err != nil {
 		return err
 	}
+	a.leaveCrontab(in)
 	if !running {
 		in.Warn = append(in.Warn, "systemd does not run here: the timer starts with the next boot")
 		if err := os.MkdirAll(filepath.Dir(a.timerLink()), 0o755); err != nil {
@@ -105,9 +104,8 @@ func (a *Agent) setUpSystemd(ctx context.Context, st *state, running bool, in *I
 		}
 		return replaceLink("../bootwell.timer", a.timerLink())
 	}
-	for _, args := range [][]string{
-		{"daemon-reload"}, {"enable", "bootwell.timer"}, {"start", "--no-block", "bootwell.timer"},
-	} {
+	// enable also makes systemd read the units anew.
+	for _, args := range [][]string{{"enable", "bootwell.timer"}, {"start", "--no-block", "bootwell.timer"}} {
 		if _, err := a.command(ctx, "systemctl", args...); err != nil {
 			return fmt.Errorf("systemctl %s: %w", strings.Join(args, " "), err)
 		}
@@ -123,18 +121,6 @@ func (a *Agent) timerLink() string {
 func (a *Agent) hasSystemd() bool {
 	for _, p := range []string{"/usr/lib/systemd/systemd", "/lib/systemd/systemd"} {
 		if _, err := os.Stat(a.Paths.at(p)); err == nil {
-			return true
-		}
-	}
-	return false
-}
-
-// cronRuns looks for a cron among the processes (proc(5), comm).
-func (a *Agent) cronRuns() bool {
-	names, _ := filepath.Glob(a.Paths.at("/proc/[0-9]*/comm"))
-	for _, n := range names {
-		switch strings.TrimSpace(string(readSmall(n))) {
-		case "cron", "crond":
 			return true
 		}
 	}
@@ -242,9 +228,14 @@ func (s *session) followSchedule(ctx context.Context) {
 				_, err = s.command(ctx, "systemctl", "try-restart", "--no-block", "bootwell.timer")
 			}
 		}
-		if err != nil {
-			s.warning(fmt.Sprintf("the schedule of this VM could not be changed to one poll in %s: %s", s.state.poll(), err))
-		}
+		s.scheduleTrouble(err)
+	}
+	s.scheduleTrouble(s.followCrontab())
+}
+
+func (s *session) scheduleTrouble(err error) {
+	if err != nil {
+		s.warning(fmt.Sprintf("the schedule of this VM could not be changed to one poll in %s: %s", s.state.poll(), err))
 	}
 }
 
@@ -282,6 +273,8 @@ func (a *Agent) Uninstall(ctx context.Context, o UninstallOptions) error {
 	for _, name := range []string{a.timerLink(), a.Paths.Timer(), a.Paths.Service(), a.Paths.Cron(), filepath.Join(a.Paths.Metrics(), "bootwell.prom")} {
 		errs = append(errs, removeIfThere(name))
 	}
+	_, err = keepCrontab(a.Paths.Crontab(), "")
+	errs = append(errs, err)
 	if systemd {
 		if _, err := a.command(ctx, "systemctl", "daemon-reload"); err != nil {
 			errs = append(errs, err)

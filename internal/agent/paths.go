@@ -34,6 +34,15 @@ func (p Paths) Timer() string { return p.at("/etc/systemd/system/bootwell.timer"
 // Cron is the schedule where there is no systemd.
 func (p Paths) Cron() string { return p.at("/etc/cron.d/bootwell") }
 
+// Crontab is root's own crontab, which holds the schedule where cron is
+// busybox's: /etc/crontabs is Alpine's place, the other one busybox's own.
+func (p Paths) Crontab() string {
+	if dir := p.at("/etc/crontabs"); isDir(dir) {
+		return filepath.Join(dir, "root")
+	}
+	return p.at("/var/spool/cron/crontabs/root")
+}
+
 // State is the folder of everything durable.
 func (p Paths) State() string { return p.at("/var/lib/bootwell") }
 

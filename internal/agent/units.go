@@ -52,18 +52,25 @@ WantedBy=timers.target
 
 func systemdSpan(d time.Duration) string { return fmt.Sprintf("%ds", int(d.Seconds())) }
 
-// cronTable is the schedule for cron(8), which counts in minutes: the splay is
-// a sleep that is always the same on one machine.
+const cronPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// cronTable is the schedule for cron(8).
 func cronTable(binary string, poll time.Duration, machine string) string {
-	spec, every := cronSpec(poll)
-	splay := int(share("splay "+machine) * min(every/5, 30*time.Second).Seconds())
+	spec, splay := cronTimes(poll, machine)
 	var b strings.Builder
 	b.WriteString("# Written by bootwell-agent install. The times follow the role's schedule.\n")
 	b.WriteString("SHELL=/bin/sh\n")
-	b.WriteString("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n")
+	b.WriteString("PATH=" + cronPath + "\n")
 	fmt.Fprintf(&b, "@reboot root %s apply --timer >/dev/null 2>&1\n", binary)
 	fmt.Fprintf(&b, "%s root sleep %d; %s apply --timer >/dev/null 2>&1\n", spec, splay, binary)
 	return b.String()
+}
+
+// cronTimes are when a cron, which counts in minutes, is to start the agent:
+// the splay is seconds to sleep first, always the same on one machine.
+func cronTimes(poll time.Duration, machine string) (spec string, splay int) {
+	spec, every := cronSpec(poll)
+	return spec, int(share("splay "+machine) * min(every/5, 30*time.Second).Seconds())
 }
 
 // cronSpec is the regular schedule nearest to poll that is not rarer: cron
