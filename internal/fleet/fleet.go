@@ -144,8 +144,8 @@ func NewVM(e store.ReportEntry, now time.Time) VM {
 		LastGood: Clean(r.LastGood, 16), Reason: Clean(r.Reason, 400), Platform: Clean(r.Facts.Platform, 64), Zone: Clean(r.Facts.Zone, 64),
 		Seen: e.Modified, Report: r,
 	}
-	for _, w := range r.Warn {
-		if len(v.Warnings) < 10 {
+	for _, w := range append([]string{e.Warn}, r.Warn...) {
+		if w != "" && len(v.Warnings) < 10 {
 			v.Warnings = append(v.Warnings, Clean(w, 300))
 		}
 	}

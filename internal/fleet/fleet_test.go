@@ -317,6 +317,11 @@ func TestStatus_Warnings(t *testing.T) {
 	if want := []string{"i-1: clock is off", "i-1: a[31m b", "i-2: disk is nearly full"}; !slices.Equal(s.Warnings, want) {
 		t.Errorf("%q, want %q", s.Warnings, want)
 	}
+	odd := warns("i-1", "clock is off", "")
+	odd.Warn = "odd\nplace"
+	if got, want := NewVM(odd, now).Warnings, []string{"odd place", "clock is off"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
 	var many []store.ReportEntry
 	for i := range 100 {
 		many = append(many, warns(fmt.Sprint("i-", i), fmt.Sprint("warning ", i)))

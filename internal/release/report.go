@@ -109,7 +109,7 @@ type Run struct {
 	Attempt  int           `json:"attempt,omitempty"` // of this release on this VM, from 1
 	Steps    []StepResult  `json:"steps"`
 	Checks   []CheckResult `json:"checks,omitempty"`
-	Log      string        `json:"log,omitempty"` // object name below reports/<vm>/, if uploaded
+	Log      string        `json:"log,omitempty"` // object name below logs/<vm>/, if uploaded
 }
 
 // A RunBrief is one line of a VM's history.

@@ -24,9 +24,12 @@ const (
 	maxLog      = 1 << 20   // unpacked
 	logHead     = 256 << 10 // of a longer log that is kept
 	maxVMs      = 100_000
+	maxBeside   = 100 // objects beside a VM's report that are walked over before the rest is skipped
 	reportGets  = 16
 	reportBatch = 128 // reports in memory at once
-	reportFile  = "report.json"
+
+	reportPrefix = "reports/"
+	reportFile   = "report.json"
 )
 
 // PutReport writes the VM's report.
@@ -38,17 +41,19 @@ func (s *Store) PutReport(ctx context.Context, r release.Report) error {
 	if err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
-	if _, err := s.Bucket.Put(ctx, reportKey(r.VM, reportFile), bytes.NewReader(b), bucket.Condition{}); err != nil {
+	if _, err := s.Bucket.Put(ctx, reportKey(r.VM), bytes.NewReader(b), bucket.Condition{}); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
 	return nil
 }
 
-func reportKey(vm, name string) string { return "reports/" + vm + "/" + name }
+func reportKey(vm string) string    { return reportPrefix + vm + "/" + reportFile }
+func logKey(vm, name string) string { return "logs/" + vm + "/" + name }
 
 // PutLog writes the log of one run to slot n mod release.MaxReportedRuns of
 // the VM (zstd, at most 1 MiB unpacked: the start and the end of longer ones)
-// and returns its object name below reports/<vm>/.
+// and returns its object name below logs/<vm>/. Logs are not beside reports, so
+// that a list of all reports is no list of all logs.
 func (s *Store) PutLog(ctx context.Context, vm string, n int64, log []byte) (string, error) {
 	if !release.ValidVM(vm) || n < 0 {
 		return "", fmt.Errorf("write log: run %d of VM %.200q: %w", n, vm, release.ErrFormat)
@@ -57,9 +62,9 @@ func (s *Store) PutLog(ctx context.Context, vm string, n int64, log []byte) (str
 	if err != nil {
 		return "", fmt.Errorf("write log: %w", err)
 	}
-	name := fmt.Sprintf("log-%d.zst", n%release.MaxReportedRuns)
+	name := fmt.Sprintf("%d.zst", n%release.MaxReportedRuns)
 	z := c.normal.EncodeAll(shorten(log), nil)
-	if _, err := s.Bucket.Put(ctx, reportKey(vm, name), bytes.NewReader(z), bucket.Condition{}); err != nil {
+	if _, err := s.Bucket.Put(ctx, logKey(vm, name), bytes.NewReader(z), bucket.Condition{}); err != nil {
 		return "", fmt.Errorf("write log: %w", err)
 	}
 	return name, nil
@@ -78,12 +83,11 @@ func shorten(log []byte) []byte {
 // RunLog returns a log that PutLog wrote, unpacked and bounded. It is the
 // VM's claim: its text may be hostile.
 func (s *Store) RunLog(ctx context.Context, vm, name string) ([]byte, error) {
-	slot, ok := strings.CutPrefix(name, "log-")
-	slot, ok2 := strings.CutSuffix(slot, ".zst")
-	if !release.ValidVM(vm) || !ok || !ok2 || len(slot) != 1 || slot[0] < '0' || slot[0] > '9' {
+	slot, ok := strings.CutSuffix(name, ".zst")
+	if !release.ValidVM(vm) || !ok || len(slot) != 1 || slot[0] < '0' || slot[0] > '9' {
 		return nil, fmt.Errorf("read log %.100q of VM %.200q: %w", name, vm, release.ErrFormat)
 	}
-	z, _, err := bucket.ReadAll(ctx, s.Bucket, reportKey(vm, name), bucket.GetOptions{}, maxStored(maxLog))
+	z, _, err := bucket.ReadAll(ctx, s.Bucket, logKey(vm, name), bucket.GetOptions{}, maxStored(maxLog))
 	if err != nil {
 		return nil, fmt.Errorf("read log: %w", err)
 	}
@@ -101,6 +105,7 @@ type ReportEntry struct {
 	VM       string
 	Modified time.Time
 	Report   *release.Report
+	Warn     string // what is odd about a report that could be read; "": nothing
 	Err      error
 }
 
@@ -109,7 +114,7 @@ func (s *Store) Report(ctx context.Context, vm string) (*release.Report, error) 
 	if !release.ValidVM(vm) {
 		return nil, fmt.Errorf("read report: VM name %.200q: %w", vm, release.ErrFormat)
 	}
-	b, _, err := bucket.ReadAll(ctx, s.Bucket, reportKey(vm, reportFile), bucket.GetOptions{}, release.MaxReportBytes)
+	b, _, err := bucket.ReadAll(ctx, s.Bucket, reportKey(vm), bucket.GetOptions{}, release.MaxReportBytes)
 	if err != nil {
 		return nil, fmt.Errorf("read report: %w", err)
 	}
@@ -130,7 +135,9 @@ func parseReport(b []byte, vm string) (*release.Report, error) {
 
 // Reports yields every VM's latest report in the order of their names: LIST,
 // then a GET (in parallel) for each report whose ETag is not in the cache in
-// cacheDir ("": no cache). An error ends it.
+// cacheDir ("": no cache). An error ends it; over 100,000 VMs are
+// bucket.ErrTooLarge. Other objects that a VM put below its prefix are skipped,
+// and when they are many, the entry says so.
 func (s *Store) Reports(ctx context.Context, cacheDir string) iter.Seq2[ReportEntry, error] {
 	return func(yield func(ReportEntry, error) bool) {
 		found, err := s.listReports(ctx)
@@ -162,31 +169,6 @@ func (s *Store) Reports(ctx context.Context, cacheDir string) iter.Seq2[ReportEn
 			}
 		}
 	}
-}
-
-// A foundReport is the object of one VM's report.
-type foundReport struct {
-	vm string
-	bucket.Object
-}
-
-func (s *Store) listReports(ctx context.Context) ([]foundReport, error) {
-	var out []foundReport
-	for o, err := range s.Bucket.List(ctx, "reports/", "") {
-		if err != nil {
-			return nil, fmt.Errorf("list reports: %w", err)
-		}
-		vm, ok := strings.CutSuffix(strings.TrimPrefix(o.Key, "reports/"), "/"+reportFile)
-		if !ok {
-			continue
-		}
-		if len(out) == maxVMs {
-			return nil, fmt.Errorf("list reports: over %d VMs: %w", maxVMs, bucket.ErrTooLarge)
-		}
-		out = append(out, foundReport{vm, o})
-	}
-	slices.SortFunc(out, func(a, b foundReport) int { return strings.Compare(a.vm, b.vm) })
-	return out, nil
 }
 
 // A reportCache keeps reports by VM and ETag in a folder. Anything wrong with
@@ -230,10 +212,14 @@ func (c reportCache) keep(found []foundReport) {
 // entry returns the report in f. Its error ends the listing; what is wrong
 // with this one report is in the entry.
 func (c reportCache) entry(ctx context.Context, f foundReport) (ReportEntry, error) {
-	e := ReportEntry{VM: f.vm, Modified: f.Modified}
+	e := ReportEntry{VM: f.vm, Modified: f.Modified, Warn: f.warn()}
 	if !release.ValidVM(f.vm) {
 		e.VM = fmt.Sprintf("%.140q", f.vm)
 		e.Err = fmt.Errorf("report of %s: no VM has such a name: %w", e.VM, release.ErrFormat)
+		return e, nil
+	}
+	if f.missing {
+		e.Err = fmt.Errorf("report of %s: there is none, but %s: %w", e.VM, f.warn(), bucket.ErrNotExist)
 		return e, nil
 	}
 	had := c.load(f.vm)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,11 +108,11 @@ func TestReportsThatAreBad(t *testing.T) {
 	put(t, mem, "reports/newer/report.json", []byte(`{"schema":99,"vm":"newer"}`))
 	put(t, mem, "reports/big/report.json", bytes.Repeat([]byte(" "), release.MaxReportBytes+1))
 	put(t, mem, "reports/ev il/report.json", []byte("{}"))
-	put(t, mem, "reports/a/b/report.json", []byte("{}"))
+	put(t, mem, "reports/a/b/report.json", []byte("{}")) // what VM a may write beside its own report
 	put(t, mem, "reports/report.json", []byte("{}"))
 	for range 2 {
 		cache := t.TempDir()
-		if got, want := told(t, s, cache), `"a/b"! big! "ev il"! garbage! good:1 mallory! newer!`; got != want {
+		if got, want := told(t, s, cache), `big! "ev il"! garbage! good:1 mallory! newer!`; got != want {
 			t.Errorf("reports %q, want %q", got, want)
 		}
 	}
@@ -136,13 +137,86 @@ func TestReportsThatAreBad(t *testing.T) {
 	}
 }
 
+// A seen counts the objects that lists yield.
+type seen struct {
+	bucket.Bucket
+	lists, objects int
+}
+
+func (b *seen) List(ctx context.Context, prefix, after string) iter.Seq2[bucket.Object, error] {
+	b.lists++
+	return func(yield func(bucket.Object, error) bool) {
+		for o, err := range b.Bucket.List(ctx, prefix, after) {
+			b.objects++
+			if !yield(o, err) {
+				return
+			}
+		}
+	}
+}
+
+// VMs may write what they like below their own prefix: that must not keep
+// operators from the reports of others.
+func TestReportsOfCrowdedVMs(t *testing.T) {
+	mem := bucket.NewMem()
+	b := &seen{Bucket: mem}
+	s, ctx := &Store{Bucket: b}, context.Background()
+	vms := []string{"crowd-after", "crowd-before", "crowd-both", "crowd-deep", "few", "good", "good!", "good0"}
+	for i, vm := range vms {
+		r, err := report(strings.Trim(vm, "!"), int64(i)).Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, mem, "reports/"+vm+"/report.json", r)
+	}
+	crowd := func(format string, n int) {
+		for i := range n {
+			put(t, mem, fmt.Sprintf(format, i), nil)
+		}
+	}
+	crowd("reports/crowd-after/z%d", 3000)
+	crowd("reports/crowd-before/a%d", 3000)
+	crowd("reports/crowd-both/a%d", 3000)
+	crowd("reports/crowd-both/z%d", 3000)
+	crowd("reports/crowd-deep/a/%d/report.json", 3000)
+	crowd("reports/crowd-none/%d", 3000)
+	crowd("reports/few/%d", 20)
+	crowd("reports/few-none/%d", 20)
+	crowd("reports/report.json.%d", 20)
+	if got, want := told(t, s, ""), "crowd-after:0 crowd-before:1 crowd-both:2 crowd-deep:3 crowd-none! few:4 good:5 \"good!\"! good0:7"; got != want {
+		t.Errorf("reports %q, want %q", got, want)
+	}
+	if b.lists > 11 || b.objects > 6*maxBeside {
+		t.Errorf("%d lists of %d objects", b.lists, b.objects)
+	}
+	for e := range s.Reports(ctx, "") {
+		if crowded := strings.HasPrefix(e.VM, "crowd"); crowded != (e.Warn != "" || e.Err != nil && strings.Contains(e.Err.Error(), "other objects")) {
+			t.Errorf("%s: warning %q, %v", e.VM, e.Warn, e.Err)
+		}
+	}
+}
+
+func TestReportsOfTooManyVMs(t *testing.T) {
+	mem := bucket.NewMem()
+	for i := range maxVMs + 1 {
+		put(t, mem, fmt.Sprintf("reports/vm-%d/x", i), nil)
+	}
+	for _, err := range (&Store{Bucket: mem}).Reports(context.Background(), "") {
+		if !errors.Is(err, bucket.ErrTooLarge) || !strings.Contains(err.Error(), "100000 VMs") {
+			t.Fatalf("%v, want %v", err, bucket.ErrTooLarge)
+		}
+		return
+	}
+	t.Error("the walk did not end")
+}
+
 func TestLogs(t *testing.T) {
 	mem := bucket.NewMem()
 	s, ctx := &Store{Bucket: mem}, context.Background()
 	long := append(append([]byte("START"), bytes.Repeat([]byte("x"), 3<<20)...), "END"...)
 	for n, log := range map[int64][]byte{7: []byte("short"), 12: nil, 25: long} {
 		name, err := s.PutLog(ctx, "vm", n, log)
-		if err != nil || name != fmt.Sprintf("log-%d.zst", n%release.MaxReportedRuns) {
+		if err != nil || name != fmt.Sprintf("%d.zst", n%release.MaxReportedRuns) {
 			t.Fatal(name, err)
 		}
 		got, err := s.RunLog(ctx, "vm", name)
@@ -156,21 +230,27 @@ func TestLogs(t *testing.T) {
 			t.Errorf("run %d: %d bytes came back of %d", n, len(got), len(log))
 		}
 	}
-	for _, name := range []string{"report.json", "log-10.zst", "log-.zst", "../x/log-1.zst", "log-a.zst"} {
+	for _, name := range []string{"report.json", "10.zst", ".zst", "../x/1.zst", "a.zst", "1", "log-1.zst", "1.zst.zst"} {
 		if _, err := s.RunLog(ctx, "vm", name); !errors.Is(err, release.ErrFormat) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := s.RunLog(ctx, "vm", "log-9.zst"); !errors.Is(err, bucket.ErrNotExist) {
+	if _, err := s.RunLog(ctx, "vm", "9.zst"); !errors.Is(err, bucket.ErrNotExist) {
 		t.Errorf("no such log: %v", err)
+	}
+	// Logs are where a list of the reports does not walk over them.
+	for o, err := range mem.List(ctx, "", "") {
+		if err != nil || !strings.HasPrefix(o.Key, "logs/vm/") {
+			t.Errorf("there is %q, %v", o.Key, err)
+		}
 	}
 	// A VM may write anything: a bomb unpacks to nothing.
 	c, err := sharedCoders()
 	if err != nil {
 		t.Fatal(err)
 	}
-	put(t, mem, "reports/vm/log-1.zst", c.normal.EncodeAll(make([]byte, 64<<20), nil))
-	if _, err := s.RunLog(ctx, "vm", "log-1.zst"); err == nil {
+	put(t, mem, "logs/vm/1.zst", c.normal.EncodeAll(make([]byte, 64<<20), nil))
+	if _, err := s.RunLog(ctx, "vm", "1.zst"); err == nil {
 		t.Error("a bomb was unpacked")
 	}
 }

@@ -6,8 +6,8 @@ import (
 )
 
 // VMPolicy is a bucket policy under which the users named vms read what a VM
-// needs and write their own reports, below prefix. Nothing else is allowed:
-// neither to delete, nor to list, nor to read reports.
+// needs and write their own reports and logs, below prefix. Nothing else is
+// allowed: neither to delete, nor to list, nor to read reports.
 func VMPolicy(bucket, prefix string, vms ...string) string {
 	const read, write = "s3:GetObject", "s3:PutObject"
 	at := func(p string) string { return "arn:aws:s3:::" + path.Join(bucket, prefix) + "/" + p }
@@ -25,7 +25,9 @@ func VMPolicy(bucket, prefix string, vms ...string) string {
 		at("tuf/*"), at("packs/*"), at("manifests/*"), at("agents/*"),
 	}})
 	for _, vm := range vms {
-		doc.Statement = append(doc.Statement, statement{"Allow", write, principal{[]string{vm}}, []string{at("reports/" + vm + "/*")}})
+		doc.Statement = append(doc.Statement, statement{"Allow", write, principal{[]string{vm}}, []string{
+			at("reports/" + vm + "/*"), at("logs/" + vm + "/*"),
+		}})
 	}
 	text, err := json.Marshal(doc)
 	if err != nil {

@@ -176,7 +176,7 @@ func TestVMPolicy(t *testing.T) {
 	srv.PutBucketPolicy("fleet", buckettest.VMPolicy("fleet", "prod", "vm1", "vm2", "vm10"))
 	admin := open(t, srv.URL("fleet", "prod"), root())
 	readable := []string{"tuf/metadata/timestamp.json", "packs/aa", "manifests/bb.zst", "agents/cc"}
-	for _, key := range append(readable, "locks/publish", "reports/vm1/report.json", "reports/vm2/report.json") {
+	for _, key := range append(readable, "locks/publish", "reports/vm1/report.json", "reports/vm2/report.json", "logs/vm2/0.zst") {
 		buckettest.Put(t, admin, key, []byte(key))
 	}
 	vm := open(t, srv.URL("fleet", "prod"), s3.Static("vm1", "vm1secret", ""))
@@ -189,19 +189,22 @@ func TestVMPolicy(t *testing.T) {
 		denied(t, "delete "+key, vm.Delete(t.Context(), key))
 	}
 	buckettest.Put(t, vm, "reports/vm1/report.json", []byte("ok"))
-	buckettest.Put(t, vm, "reports/vm1/log-0.zst", []byte("log"))
-	for _, key := range []string{"reports/vm2/report.json", "reports/vm10/report.json", "reports/vm1", "reports/x", "locks/publish", "tuf/new", "other"} {
+	buckettest.Put(t, vm, "logs/vm1/0.zst", []byte("log"))
+	for _, key := range []string{
+		"reports/vm2/report.json", "reports/vm10/report.json", "reports/vm1", "reports/x", "logs/vm2/0.zst", "logs/vm10/0.zst", "logs/vm1", "logs/0.zst",
+		"locks/publish", "tuf/new", "other",
+	} {
 		_, err := vm.Put(t.Context(), key, strings.NewReader("evil"), bucket.Condition{})
 		denied(t, "put "+key, err)
 		_, err = vm.Put(t.Context(), key, strings.NewReader("evil"), bucket.Condition{IfAbsent: true})
 		denied(t, "put if absent "+key, err)
 	}
-	for _, key := range []string{"reports/vm2/report.json", "reports/vm1/report.json", "locks/publish"} {
+	for _, key := range []string{"reports/vm2/report.json", "reports/vm1/report.json", "logs/vm1/0.zst", "logs/vm2/0.zst", "locks/publish"} {
 		_, _, err := vm.Get(t.Context(), key, bucket.GetOptions{})
 		denied(t, "get "+key, err)
 		denied(t, "delete "+key, vm.Delete(t.Context(), key))
 	}
-	for _, prefix := range []string{"", "reports/", "reports/vm1/", "tuf/"} {
+	for _, prefix := range []string{"", "reports/", "reports/vm1/", "logs/", "logs/vm1/", "tuf/"} {
 		var err error
 		for _, err = range vm.List(t.Context(), prefix, "") {
 		}
