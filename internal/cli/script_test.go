@@ -65,6 +65,12 @@ func TestScript(t *testing.T) {
 			e.Setenv("TZ", "UTC")
 			return nil
 		},
+		Condition: func(name string) (bool, error) {
+			if name != "root" {
+				return false, fmt.Errorf("no condition is called %q", name)
+			}
+			return os.Geteuid() == 0, nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code":    code,
 			"replace": replace,
