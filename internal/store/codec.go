@@ -45,11 +45,14 @@ var sharedCoders = sync.OnceValues(func() (*coders, error) {
 	return &coders{normal, cheap, dec}, nil
 })
 
+const minWindow = 64 << 10
+
 // decoderOptions bound a decoder: the output never exceeds the capacity of
-// the buffer it is given, nor a window max.
-func decoderOptions(max int64) []zstd.DOption {
+// the buffer it is given, nor a window the larger of size and minWindow: a
+// short frame may announce a window larger than itself.
+func decoderOptions(size int64) []zstd.DOption {
 	return []zstd.DOption{
-		zstd.WithDecoderMaxMemory(uint64(max)), zstd.WithDecodeAllCapLimit(true),
+		zstd.WithDecoderMaxMemory(uint64(max(size, minWindow))), zstd.WithDecodeAllCapLimit(true),
 		zstd.WithDecoderLowmem(true), zstd.WithDecoderConcurrency(runtime.GOMAXPROCS(0)),
 	}
 }
