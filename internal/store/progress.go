@@ -20,12 +20,22 @@ func (m *meter) phase(name string, total int64) {
 	m.tell()
 }
 
+// wait starts the phase of waiting for another publisher.
+func (m *meter) wait(text string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.p = Progress{Phase: PhaseWait, Text: text}
+	m.tell()
+}
+
 func (m *meter) add(bytes int64, objects int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.p.Done += bytes
 	m.p.Objects += objects
-	m.tell()
+	if m.p.Phase != PhaseWait {
+		m.tell()
+	}
 }
 
 func (m *meter) tell() {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -164,7 +165,7 @@ func (u *publication) lock(ctx context.Context) (func(context.Context) error, er
 	if safe {
 		patience = lockPatience
 	}
-	until := time.Now().Add(patience)
+	until, told := time.Now().Add(patience), false
 	for {
 		unlock, err := u.p.Lock(ctx, u.o.Owner, lockTTL)
 		if err == nil || !errors.Is(err, trust.ErrLocked) {
@@ -174,10 +175,14 @@ func (u *publication) lock(ctx context.Context) (func(context.Context) error, er
 			if !safe {
 				return nil, err
 			}
-			u.s.log().Warn("going on without the lock", "err", err)
+			u.meter.wait("going on without the lock: this bucket keeps publishers apart by itself")
 			return func(context.Context) error { return nil }, nil
 		}
-		u.s.log().Info("waiting for the lock", "err", err)
+		if !told {
+			told = true
+			holder := strings.TrimSuffix(err.Error(), ": "+trust.ErrLocked.Error())
+			u.meter.wait(fmt.Sprintf("%s; waiting for it, %v at most", holder, patience))
+		}
 		if err := pause(ctx, time.Second); err != nil {
 			return nil, err
 		}

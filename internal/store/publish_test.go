@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -419,4 +421,52 @@ func TestConcurrentPublishersOnS3(t *testing.T) {
 		t.Fatal(err)
 	}
 	publishTogether(t, b, 8)
+}
+
+// The lock of a publisher who was killed is waited for in the open, and not
+// for ever.
+func TestPublishWaitsForTheLock(t *testing.T) {
+	mem := bucket.NewMem()
+	f := newFixture(t, mem)
+	f.write("a", "1")
+	f.publish()
+	f.write("a", "2")
+	start := time.Now()
+	synctest.Test(t, func(t *testing.T) {
+		zero := time.Now()
+		f.now = func() time.Time { return start.Add(time.Since(zero)) }
+		if _, err := f.publisher(mem).Lock(t.Context(), "killed@laptop", lockTTL); err != nil {
+			t.Fatal(err)
+		}
+		var logged bytes.Buffer
+		var told []string
+		o := f.options()
+		o.Progress = func(p Progress) {
+			if (p.Phase == PhaseWait) != (p.Text != "") {
+				t.Errorf("progress %+v", p)
+			}
+			if p.Text != "" {
+				told = append(told, p.Text)
+			}
+		}
+		s := &Store{Bucket: mem, Log: slog.New(slog.NewTextHandler(&logged, nil))}
+		p, err := s.Publish(t.Context(), f.publisher(mem), o)
+		if err != nil || p.Release != "r2" {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		if waited := time.Since(zero); waited < lockPatience || waited > lockPatience+2*time.Second {
+			t.Errorf("waited %v", waited)
+		}
+		ends := start.Add(lockTTL).UTC().Format(time.DateTime)
+		want := []string{
+			`"killed@laptop" is publishing, or was cut off: its lock locks/publish ends ` + ends + " UTC; waiting for it, 20s at most",
+			"going on without the lock: this bucket keeps publishers apart by itself",
+		}
+		if !slices.Equal(told, want) {
+			t.Errorf("told %q, want %q", told, want)
+		}
+		if logged.Len() > 0 {
+			t.Errorf("logged %s", &logged)
+		}
+	})
 }

@@ -56,10 +56,14 @@ type PublishOptions struct {
 
 // Progress tells how far a publish or stage is.
 type Progress struct {
-	Phase       string // scan, pack (dry run), upload, sign; verify, fetch, unpack
+	Phase       string // scan, pack (dry run), wait, upload, sign; verify, fetch, unpack
 	Done, Total int64  // bytes; Total 0: not known
 	Objects     int
+	Text        string // wait: one line that says for whom and until when; told once
 }
+
+// PhaseWait is the phase of a publish that waits for another publisher.
+const PhaseWait = "wait"
 
 // Published says what a publish did.
 type Published struct {

@@ -73,6 +73,10 @@ func runPublish(ctx context.Context, s *cli.Session, f publishFlags) error {
 		Dir: w.proj.Dir, Ignore: w.proj.Ignore, Project: w.proj.Name, Channel: f.channel, Roles: w.roles, Source: src,
 		Agents: w.agents(), Owner: owner(s), DryRun: f.dryRun,
 		Progress: func(g store.Progress) {
+			if g.Phase == store.PhaseWait {
+				s.Say("%s", g.Text)
+				return
+			}
 			s.Update("  %s %s", g.Phase, amount(g))
 		},
 	})
