@@ -8,7 +8,6 @@ import (
 	"io"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -613,29 +612,6 @@ func TestAttack_TargetsDelegatesElsewhere(t *testing.T) {
 		r.Delegations.Roles[0].Paths = []string{"channels/*", "releases/*"}
 	})
 	refused(t, w.client(), ErrUntrusted, "")
-}
-
-// A server that drips bytes holds nobody longer than the caller wants.
-func TestAttack_SlowBodyEndsWithTheContext(t *testing.T) {
-	w := newWorld(t)
-	c := w.client()
-	c.Bucket = bucket.NewFaults(w.bucket, bucket.Fault{Kind: bucket.FaultHang, Key: metadataPrefix + "1.snapshot.json"})
-	ctx, cancel := context.WithCancel(t.Context())
-	c.Bucket.(*bucket.Faults).Set(bucket.Fault{Kind: bucket.FaultHang, Key: metadataPrefix + "1.snapshot.json", Before: cancel})
-	if _, err := c.Refresh(ctx); !errors.Is(err, context.Canceled) {
-		t.Fatalf("refresh: %v", err)
-	}
-}
-
-func TestAttack_SlowServerIsUnavailable(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		hangs := bucket.NewFaults(bucket.NewMem(), bucket.Fault{Kind: bucket.FaultHang})
-		began := time.Now()
-		_, _, err := get(t.Context(), hangs, "k", bucket.GetOptions{}, 1)
-		if !errors.Is(err, bucket.ErrUnavailable) || time.Since(began) != fetchTimeout {
-			t.Fatalf("after %v: %v", time.Since(began), err)
-		}
-	})
 }
 
 func TestAttack_ThresholdOfZero(t *testing.T) {
