@@ -2,7 +2,9 @@ package store
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -95,79 +97,113 @@ func roleChange(name string, before, after *release.Manifest) (RoleChange, error
 		c.Change = ChangeNew
 		return c, nil
 	}
-	wasText, err := stepTexts(before, was)
+	old, err := roleParts(before, was)
 	if err != nil {
 		return c, err
 	}
-	isText, err := stepTexts(after, is)
+	now, err := roleParts(after, is)
 	if err != nil {
 		return c, err
 	}
-	for _, s := range is.Steps {
-		if wasText[s.Name] != isText[s.Name] {
-			c.Changed = append(c.Changed, s.Name)
-		}
+	c.Changed = differing(old, now)
+	if reordered(stepNames(was), stepNames(is)) {
+		c.Changed = append(c.Changed, "order of steps")
 	}
-	for _, s := range was.Steps {
-		if _, ok := isText[s.Name]; !ok {
-			c.Changed = append(c.Changed, s.Name)
-		}
+	if reordered(checkNames(was), checkNames(is)) {
+		c.Changed = append(c.Changed, "order of checks")
 	}
-	same, err := sameRole(before, was, after, is)
-	if err != nil {
-		return c, err
-	}
-	if !same || len(c.Changed) > 0 {
+	if len(c.Changed) > 0 {
 		c.Change = ChangeChanged
 	}
 	return c, nil
 }
 
-// stepTexts returns, by step, text that differs when the step or a file it
-// uses does.
-func stepTexts(m *release.Manifest, r release.Role) (map[string]string, error) {
-	out := make(map[string]string, len(r.Steps))
+// A part is what RoleChange.Changed can name, with text that differs when the
+// part, or a file it uses, does.
+type part struct{ name, text string }
+
+// differing names the parts of now that differ from old, then those that are gone.
+func differing(old, now []part) []string {
+	was, is := partTexts(old), partTexts(now)
+	var out []string
+	for _, p := range now {
+		if text, ok := was[p.name]; (!ok || text != is[p.name]) && !slices.Contains(out, p.name) {
+			out = append(out, p.name)
+		}
+	}
+	for _, p := range old {
+		if _, ok := is[p.name]; !ok && !slices.Contains(out, p.name) {
+			out = append(out, p.name)
+		}
+	}
+	return out
+}
+
+func partTexts(parts []part) map[string]string {
+	out := make(map[string]string, len(parts))
+	for _, p := range parts {
+		out[p.name] += p.text
+	}
+	return out
+}
+
+// roleParts takes a role of m apart.
+func roleParts(m *release.Manifest, r release.Role) ([]part, error) {
+	var out []part
+	var bad error
+	add := func(name string, v any, files []release.File) {
+		for i := range files {
+			files[i].Blobs = nil // where the content is does not matter
+		}
+		b, err := json.Marshal([]any{v, files})
+		bad = errors.Join(bad, err)
+		out = append(out, part{name, string(b)})
+	}
 	for _, s := range r.Steps {
-		b, err := json.Marshal(s)
-		if err != nil {
-			return nil, err
-		}
-		text, err := contentText(m, stepPaths(s), s.Inputs)
-		if err != nil {
-			return nil, err
-		}
-		out[s.Name] = string(b) + text
+		add(s.Name, s, selectFiles(m, stepPaths(s), s.Inputs))
 	}
-	return out, nil
+	for _, k := range r.Checks {
+		add("check "+k.Name, k, selectFiles(m, checkPaths(k), nil))
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Vars)) {
+		add("vars: "+name, r.Vars[name], nil)
+	}
+	add("schedule", r.Schedule, nil)
+	add("platforms", r.Platforms, nil)
+	add("files", r.Files, otherFiles(m, r))
+	add("attempts", r.Attempts, nil)
+	add("description", r.Description, nil)
+	return out, bad
 }
 
-// sameRole compares all of two roles but the files of their steps.
-func sameRole(before *release.Manifest, was release.Role, after *release.Manifest, is release.Role) (bool, error) {
-	var text [2]string
-	for i, x := range []struct {
-		m *release.Manifest
-		r release.Role
-	}{{before, was}, {after, is}} {
-		b, err := json.Marshal(x.r)
-		if err != nil {
-			return false, err
-		}
-		t, err := contentText(x.m, checkPaths(x.r), nil)
-		if err != nil {
-			return false, err
-		}
-		text[i] = string(b) + t
+// otherFiles returns the files that the globs of a role ask for beyond those
+// of its steps and checks.
+func otherFiles(m *release.Manifest, r release.Role) []release.File {
+	used := map[string]bool{}
+	for _, f := range selectFiles(m, rolePaths(r), roleInputs(r)) {
+		used[f.Path] = true
 	}
-	return text[0] == text[1], nil
+	asked := selectFiles(m, nil, r.Files)
+	return slices.DeleteFunc(asked, func(f release.File) bool { return used[f.Path] })
 }
 
-// contentText describes the content of the files at or below paths, and of
-// those that globs match.
-func contentText(m *release.Manifest, paths, globs []string) (string, error) {
-	files := selectFiles(m, paths, globs)
-	for i := range files {
-		files[i].Blobs = nil
+func stepNames(r release.Role) []string {
+	var out []string
+	for _, s := range r.Steps {
+		out = append(out, s.Name)
 	}
-	b, err := json.Marshal(files)
-	return string(b), err
+	return out
+}
+
+func checkNames(r release.Role) []string {
+	var out []string
+	for _, k := range r.Checks {
+		out = append(out, k.Name)
+	}
+	return out
+}
+
+// reordered reports whether two lists hold the same in another order.
+func reordered(was, is []string) bool {
+	return !slices.Equal(was, is) && slices.Equal(slices.Sorted(slices.Values(was)), slices.Sorted(slices.Values(is)))
 }

@@ -22,13 +22,29 @@ func RoleFiles(m *release.Manifest, role string) []release.File {
 	case role == "" || len(r.Files) == 0:
 		return append([]release.File(nil), m.Files...)
 	}
-	paths := checkPaths(r)
-	globs := append([]string(nil), r.Files...)
+	return selectFiles(m, rolePaths(r), append(roleInputs(r), r.Files...))
+}
+
+// rolePaths returns the release files and folders that a role's steps and
+// checks name.
+func rolePaths(r release.Role) []string {
+	var out []string
 	for _, s := range r.Steps {
-		paths = append(paths, stepPaths(s)...)
-		globs = append(globs, s.Inputs...)
+		out = append(out, stepPaths(s)...)
 	}
-	return selectFiles(m, paths, globs)
+	for _, c := range r.Checks {
+		out = append(out, checkPaths(c)...)
+	}
+	return out
+}
+
+// roleInputs returns the globs of a role's steps.
+func roleInputs(r release.Role) []string {
+	var out []string
+	for _, s := range r.Steps {
+		out = append(out, s.Inputs...)
+	}
+	return out
 }
 
 // stepPaths returns the release files and folders a step names.
@@ -45,15 +61,12 @@ func stepPaths(s release.Step) []string {
 	return out
 }
 
-// checkPaths returns the release files that the checks of a role run.
-func checkPaths(r release.Role) []string {
-	var out []string
-	for _, c := range r.Checks {
-		if c.Kind == release.CheckRun {
-			out = append(out, c.Target)
-		}
+// checkPaths returns the release files a check runs.
+func checkPaths(c release.Check) []string {
+	if c.Kind == release.CheckRun {
+		return []string{c.Target}
 	}
-	return out
+	return nil
 }
 
 // selectFiles returns the files at or below paths, those that globs match or

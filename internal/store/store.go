@@ -79,12 +79,17 @@ type Published struct {
 	Seconds  float64
 }
 
-// A RoleChange says how one role differs from the release before.
+// A RoleChange says how one role differs from the release before. Changed
+// names steps (in their order, those that are gone last), then "check NAME",
+// "vars: NAME", "schedule", "platforms", "files" (the globs, or a file that they
+// ask for and no step or check names), "attempts", "description", "order of
+// steps" and "order of checks". A role without globs gets all files of the
+// project; a file that no step or check names is no change of it.
 type RoleChange struct {
 	Role    string
 	Change  string // same, new, changed, removed
 	Steps   int
-	Changed []string // names of the steps that differ, or whose files do
+	Changed []string // what differs, as said above; empty unless Change is changed
 	Bytes   int64    // content of the role's files
 	Delta   int64    // stored bytes a VM one release behind will fetch
 }
