@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -78,15 +76,7 @@ func (o operator) reportOf(t *testing.T, r *release.Report) {
 // run returns what a command prints on both streams, and its exit code.
 func (o operator) run(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
-	c := o.command(args...)
-	var out, errs bytes.Buffer
-	c.Stdout, c.Stderr = &out, &errs
-	err := c.Run()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return out.String(), errs.String(), c.ProcessState.ExitCode()
+	return finished(t, o.command(args...))
 }
 
 // harmless fails t if text could do more to a terminal than be read there.
