@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -103,6 +104,23 @@ func TestReboot_CommandFails(t *testing.T) {
 	w.agent.Command = func(context.Context, string, ...string) ([]byte, error) { return nil, errors.New("no bus") }
 	if _, err := w.apply(); !errors.Is(err, ErrReboot) {
 		t.Fatalf("%v", err)
+	}
+}
+
+// A busybox has neither systemctl nor shutdown.
+func TestReboot_WithWhatTheSystemHas(t *testing.T) {
+	w := newWorld(t)
+	w.publish(role(run("kernel", "exit 194")))
+	w.agent.Command = func(_ context.Context, name string, args ...string) ([]byte, error) {
+		w.calls = append(w.calls, strings.Join(append([]string{name}, args...), " "))
+		if name != "reboot" {
+			return nil, exec.ErrNotFound
+		}
+		return nil, nil
+	}
+	r := w.good()
+	if got := strings.Join(w.calls, ", "); got != "systemctl reboot, shutdown -r now, reboot" || r.State != release.StateApplying {
+		t.Fatalf("%s, asked for %s", r.State, got)
 	}
 }
 

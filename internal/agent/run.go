@@ -370,12 +370,13 @@ func (s *session) askAgain() (int, error) {
 // reboot asks the system for a reboot. It comes some time after this returns.
 func (s *session) reboot(ctx context.Context) {
 	s.logger().Info("rebooting", "release", s.journal.Target.Release)
-	_, err := s.command(ctx, "systemctl", "reboot")
-	if err != nil {
-		var err2 error
-		if _, err2 = s.command(ctx, "shutdown", "-r", "now"); err2 == nil {
+	trouble := ErrReboot
+	for _, c := range [][]string{{"systemctl", "reboot"}, {"shutdown", "-r", "now"}, {"reboot"}} {
+		_, err := s.command(ctx, c[0], c[1:]...)
+		if err == nil {
 			return
 		}
-		s.fail(fmt.Errorf("ask for a reboot: %w: %w: %w", err, err2, ErrReboot))
+		trouble = fmt.Errorf("%w: %w", err, trouble)
 	}
+	s.fail(fmt.Errorf("ask for a reboot: %w", trouble))
 }
