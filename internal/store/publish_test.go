@@ -280,6 +280,50 @@ func TestOldReleasesGo(t *testing.T) {
 	}
 }
 
+// S3 answers a reader who may not list with 403 for what is missing: a VM must
+// then take the manifest as it was signed, and think nothing of it.
+func TestManifestForbidden(t *testing.T) {
+	mem := bucket.NewMem()
+	f := newFixture(t, mem)
+	f.write("a", "1")
+	f.publish()
+	m1 := f.manifest()
+	f.write("a", "2")
+	f.publish()
+	want, err := f.manifest().Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := bucket.NewFaults(mem, bucket.Fault{Method: "Get", Key: "manifests/", Err: bucket.ErrPermission})
+	v, err := f.client(b).Refresh(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var logged bytes.Buffer
+	s := &Store{Bucket: b, Log: slog.New(slog.NewTextHandler(&logged, nil))}
+	for name, have := range map[string]*release.Manifest{"compressed": nil, "as delta": m1} {
+		hits := b.Hits()
+		m, err := s.Manifest(t.Context(), v, "r2", have)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if got, _ := m.Bytes(); !bytes.Equal(got, want) {
+			t.Errorf("%s: another manifest", name)
+		}
+		if b.Hits() == hits {
+			t.Errorf("%s: nothing was forbidden", name)
+		}
+	}
+	if logged.Len() > 0 {
+		t.Errorf("logged %s", &logged)
+	}
+	// A bucket that is away is no reason for a second try.
+	b.Set(bucket.Fault{Method: "Get", Key: "manifests/"})
+	if _, err := s.Manifest(t.Context(), v, "r2", nil); !errors.Is(err, bucket.ErrUnavailable) {
+		t.Errorf("away: %v", err)
+	}
+}
+
 func TestManifestWays(t *testing.T) {
 	mem := bucket.NewMem()
 	f := newFixture(t, mem)
