@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -134,7 +136,12 @@ func TestStopped_GoesOnAtTheNextRun(t *testing.T) {
 		}
 		cancel()
 	}()
+	var log bytes.Buffer
+	w.agent.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	r, err := w.agent.Run(ctx, Options{})
+	if log.Len() > 0 {
+		t.Errorf("what the error says stands in the log too: %s", &log)
+	}
 	if !errors.Is(err, ErrStopped) || r.State != release.StateApplying {
 		t.Fatalf("%v %+v", err, r)
 	}

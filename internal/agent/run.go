@@ -25,7 +25,7 @@ func (s *session) run(ctx context.Context) (*release.Report, error) {
 	}
 	if err != nil {
 		s.fail(err)
-		s.logger().Error("run not finished", "err", err)
+		s.logger().Info("run not finished", "err", err)
 	}
 	r := s.conclude(ctx, how)
 	if how == rebooting {
@@ -52,7 +52,7 @@ func (s *session) converge(ctx context.Context) (int, error) {
 	s.look(ctx)
 	if ctx.Err() != nil {
 		s.problem, s.errs = nil, nil
-		return stopped, fmt.Errorf("%w: %w", ErrStopped, context.Cause(ctx))
+		return stopped, ErrStopped
 	}
 	if err := s.breakLoop(); err != nil {
 		return ended, err
@@ -75,7 +75,7 @@ func (s *session) converge(ctx context.Context) (int, error) {
 // had.
 func (s *session) goOn(ctx context.Context, d decision, cause error) (int, error) {
 	if ctx.Err() != nil {
-		return stopped, fmt.Errorf("%w: %w", ErrStopped, cause)
+		return stopped, fmt.Errorf("get %s: %w", d.target.Release, ErrStopped)
 	}
 	if errors.Is(cause, ErrDisk) {
 		return ended, cause

@@ -303,8 +303,6 @@ func exitCode(err error) error {
 		return cli.WithCode(err, cli.ExitLocked, "busy", "wait until it has ended: bootwell-agent status --wait")
 	case errors.Is(err, agent.ErrConfig):
 		return cli.WithCode(err, cli.ExitUsage, "settings", "")
-	case errors.Is(err, agent.ErrStopped):
-		return fmt.Errorf("%w: %w", cli.ErrInterrupted, err)
 	case errors.Is(err, agent.ErrUnhealthy):
 		return cli.WithCode(err, cli.ExitFailed, "unhealthy", "see: bootwell-agent status, bootwell-agent logs")
 	}
