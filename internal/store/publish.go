@@ -63,7 +63,8 @@ type state struct {
 // commits, and builds again on the new state when another publisher won, so
 // that no release is lost. Killed anywhere, it leaves the bucket's visible
 // state as it was. The same tree again is no release: Published.New is false.
-// A file that cannot be in a release is ErrTree.
+// A file that cannot be in a release is ErrTree. A dry run writes and signs
+// nothing, so p needs no keys for it.
 func (s *Store) Publish(ctx context.Context, p *trust.Publisher, o PublishOptions) (Published, error) {
 	start := time.Now()
 	if o.Channel == "" {

@@ -49,8 +49,8 @@ type PublishOptions struct {
 	Roles    map[string]release.Role
 	Source   release.Source
 	Agents   []Agent
-	Owner    string // shown to others who find the lock taken
-	DryRun   bool
+	Owner    string         // shown to others who find the lock taken
+	DryRun   bool           // tell what would be published; write nothing, sign nothing
 	Progress func(Progress) // may be nil; called from one goroutine at a time
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/bootwell/bootwell/internal/cli"
 	"github.com/bootwell/bootwell/internal/project"
 	"github.com/bootwell/bootwell/internal/store"
+	"github.com/bootwell/bootwell/internal/trust"
 )
 
 type publishFlags struct {
@@ -58,7 +59,11 @@ func runPublish(ctx context.Context, s *cli.Session, f publishFlags) error {
 	if err := w.connect(ctx); err != nil {
 		return err
 	}
-	p, err := w.publisher(f.keys)
+	signer := func() (*trust.Publisher, error) { return w.publisher(f.keys) }
+	if f.dryRun {
+		signer = w.previewer
+	}
+	p, err := signer()
 	if err != nil {
 		return err
 	}

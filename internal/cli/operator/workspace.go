@@ -140,6 +140,16 @@ func (w *workspace) publisher(keyDir string) (*trust.Publisher, error) {
 	return &trust.Publisher{Client: c, Keys: keys, Now: time.Now, Log: w.s.Logger()}, nil
 }
 
+// previewer returns a publisher without keys, for dry runs: who may read the
+// bucket may see what a publish would do.
+func (w *workspace) previewer() (*trust.Publisher, error) {
+	c, err := w.client()
+	if err != nil {
+		return nil, err
+	}
+	return &trust.Publisher{Client: c, Now: time.Now, Log: w.s.Logger()}, nil
+}
+
 func (w *workspace) keyDir(flag string) string {
 	if flag == "" {
 		flag = w.s.Getenv("BOOTWELL_KEYS")
