@@ -7,6 +7,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -203,9 +204,19 @@ func (s *Session) chooseMode() error {
 	wanted := !s.NoColor && s.Getenv("NO_COLOR") == "" && s.Getenv("TERM") != "dumb"
 	s.color = wanted && (tty || force) && s.mode == ProgressTTY
 	s.outColor = wanted && (force || isTerminal(s.Stdout) && s.Getenv("CI") == "")
-	loc := s.Getenv("LC_ALL") + s.Getenv("LC_CTYPE") + s.Getenv("LANG")
-	s.utf8 = strings.Contains(strings.ToLower(loc), "utf-8") || strings.Contains(strings.ToLower(loc), "utf8")
+	loc := strings.ToLower(cmp.Or(s.Getenv("LC_ALL"), s.Getenv("LC_CTYPE"), s.Getenv("LANG")))
+	s.utf8 = strings.Contains(loc, "utf-8") || strings.Contains(loc, "utf8")
 	return nil
+}
+
+var ascii = strings.NewReplacer("·", "-", "…", "...")
+
+// local writes our own punctuation as the locale has it.
+func (s *Session) local(text string) string {
+	if s.utf8 {
+		return text
+	}
+	return ascii.Replace(text)
 }
 
 func isTerminal(w any) bool {
@@ -227,7 +238,7 @@ func (s *Session) Plain() bool { return s.mode == ProgressPlain }
 // Printf writes to stdout: the result.
 func (s *Session) Printf(format string, a ...any) {
 	s.endLine()
-	fmt.Fprintf(s.Stdout, format, a...)
+	fmt.Fprintf(s.Stdout, s.local(format), a...)
 }
 
 // Say writes one line of the story to stderr; in plain mode with the
@@ -237,7 +248,7 @@ func (s *Session) Say(format string, a ...any) {
 		return
 	}
 	s.endLine()
-	line := fmt.Sprintf(format, a...)
+	line := s.local(fmt.Sprintf(format, a...))
 	if s.mode == ProgressPlain {
 		if line = strings.TrimSpace(line); line == "" {
 			return
@@ -291,7 +302,7 @@ func (s *Session) Update(format string, a ...any) {
 		return
 	}
 	s.drawn = time.Now()
-	text := fmt.Sprintf(format, a...)
+	text := s.local(fmt.Sprintf(format, a...))
 	if w := s.width(); len([]rune(text)) > w-1 {
 		text = string([]rune(text)[:w-1])
 	}
