@@ -219,15 +219,20 @@ func (w *workspace) roleTable(res store.Published) {
 	if res.Previous == "" {
 		than = "COMPARED WITH NOTHING"
 	}
+	room := 46 // of 80 columns, beside the others
+	for _, r := range res.Roles {
+		room = min(room, 46-len(r.Role))
+	}
+	room = max(room, 16)
 	t := tabwriter.NewWriter(&b, 0, 8, 3, ' ', 0)
 	fmt.Fprintf(t, "  ROLE\tSTEPS\t%s\tFILES\tTO FETCH\n", than)
 	for _, r := range res.Roles {
-		what := w.s.Glyph("changed") + " " + strings.Join(r.Changed, ", ")
+		what := "~ " + strings.Join(r.Changed, ", ") // without colour: the columns would count it
 		if r.Change == "same" || len(r.Changed) == 0 {
 			what = map[string]string{"same": "= same", "new": "+ new", "removed": "- removed", "changed": "~ changed"}[r.Change]
 		}
-		if n := []rune(what); len(n) > 44 {
-			what = string(n[:43]) + "…"
+		if n := []rune(what); len(n) > room {
+			what = string(n[:room-1]) + "…"
 		}
 		fmt.Fprintf(t, "  %s\t%d\t%s\t%s\t%s\n", r.Role, r.Steps, what, humanize.Bytes(uint64(r.Bytes)), humanize.Bytes(uint64(r.Delta)))
 	}
