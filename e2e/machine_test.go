@@ -48,7 +48,7 @@ func (m *machine) tell(t *testing.T) {
 	t.Logf("the console of %s:\n%s", m.name, strings.Join(lines[max(0, len(lines)-120):], "\n"))
 	for _, script := range []string{
 		"tail -n 100 /var/log/cloud-init-output.log", "grep -E 'WARN|ERR|Trace' /var/log/cloud-init.log | tail -n 20",
-		"journalctl -b -u bootwell --no-pager | tail -n 200", "bootwell-agent logs --list", "bootwell-agent logs | tail -n 60", "bootwell-agent why",
+		"journalctl -b -u bootwell --no-pager | tail -n 200", "bootwell-agent logs --list", "bootwell-agent status", "bootwell-agent logs | tail -n 60", "bootwell-agent why",
 	} {
 		r, err := m.Exec(ctx, lab.Command{Args: []string{"sh", "-c", script}})
 		if err != nil {
