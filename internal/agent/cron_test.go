@@ -181,6 +181,7 @@ func TestBusyboxCron_StartsTheAgent(t *testing.T) {
 		w.link("/bin/busybox", w.vm(name))
 	}
 	w.write(w.vm("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")
+	w.write(w.vm("dev/null"), "")
 	w.write(w.vm("etc/crontabs/root"), others)
 	w.write(w.path("agent"), "#!/bin/sh\ntouch /started-$1\n")
 	often := role(w.put("a", "one"))
