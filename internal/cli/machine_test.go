@@ -46,7 +46,7 @@ func (o operator) bucketURL() string {
 // steps publishes a project whose role web has these steps, as YAML.
 func (o operator) steps(t *testing.T, steps string) {
 	t.Helper()
-	text := "version: 1\nproject: web-example\nbucket: " + o.bucketURL() + "\nroles:\n  web:\n    steps:\n"
+	text := "version: 1\nproject: web-example\nbucket: " + o.bucketURL() + "\nroles:\n  web:\n    checks: [{ command: \"true\" }]\n    steps:\n"
 	for line := range strings.Lines(steps) {
 		text += "      " + line
 	}
