@@ -160,7 +160,7 @@ func TestClock_YearsOff(t *testing.T) {
 func TestReport_FailureIsSentAgain(t *testing.T) {
 	w := newWorld(t)
 	w.publish(role(w.put("a", "one")))
-	w.faults.Set(bucket.Fault{Method: "Put", Err: bucket.ErrPermission})
+	w.faults.Set(bucket.Fault{Method: "Put"})
 	r := w.good()
 	w.is(r, release.StateChanged, "r1")
 	if !strings.Contains(strings.Join(r.Warn, "\n"), "has not reached the bucket") {
@@ -183,7 +183,7 @@ func TestReport_FailureIsSentAgain(t *testing.T) {
 
 	// A report that would say the same again tells of another run all the same.
 	w.write(w.vm("a"), "drift")
-	w.faults.Set(bucket.Fault{Method: "Put", Err: bucket.ErrPermission})
+	w.faults.Set(bucket.Fault{Method: "Put"})
 	w.pass(time.Hour)
 	last := w.good().Run.ID
 	w.faults.Set()
@@ -191,6 +191,60 @@ func TestReport_FailureIsSentAgain(t *testing.T) {
 	w.good()
 	if got := w.reported(); got.Run.ID != last {
 		t.Fatalf("the run %s was never reported", last)
+	}
+}
+
+func TestReport_RefusedIsTriedOnceAnHourAndWithNews(t *testing.T) {
+	w := newWorld(t)
+	r := role(w.put("a", "one"))
+	r.Schedule.Reapply = release.Duration(10 * 24 * time.Hour)
+	w.publish(r)
+	w.faults.Set(bucket.Fault{Method: "Put", Err: bucket.ErrPermission})
+	w.is(w.good(), release.StateChanged, "r1")
+	poll := func() (requests int64, warnings string) {
+		t.Helper()
+		w.pass(5 * time.Minute)
+		before := w.count.Traffic()
+		r := w.good()
+		return w.count.Traffic().Sub(before).Requests(), strings.Join(r.Warn, "\n")
+	}
+	tries := 0
+	for range 36 {
+		n, warn := poll()
+		if n > 1 {
+			tries++
+		} else if !strings.Contains(warn, "does not let this VM write its report") {
+			t.Fatalf("a poll warns only of %q", warn)
+		}
+	}
+	if tries != 3 {
+		t.Fatalf("tried %d times in three hours", tries)
+	}
+	why, err := Why(w.agent.Paths, w.now)
+	if err != nil || !strings.Contains(strings.Join(why, "\n"), "about once an hour") {
+		t.Errorf("%v %q", err, why)
+	}
+
+	// News: the VM is held, and says so at once. Refused, it is quiet again.
+	w.write(w.agent.Paths.Hold(), "hands off")
+	before := w.count.Traffic()
+	w.good()
+	if n := w.count.Traffic().Sub(before).Requests(); n == 0 {
+		t.Error("the news were not sent")
+	}
+	if n, _ := poll(); n != 0 {
+		t.Errorf("a poll of a held VM made %d requests", n)
+	}
+	if err := os.Remove(w.agent.Paths.Hold()); err != nil {
+		t.Fatal(err)
+	}
+	w.faults.Set()
+	poll()
+	if got := w.reported(); got.State != release.StateChanged || got.Run.Log == "" {
+		t.Errorf("%+v", got)
+	}
+	if n, warn := poll(); n != 1 || warn != "" {
+		t.Errorf("after that a poll makes %d requests and warns of %q", n, warn)
 	}
 }
 

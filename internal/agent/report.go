@@ -140,8 +140,13 @@ func (s *session) conclude(ctx context.Context, how int) *release.Report {
 		s.warning(note)
 		r = s.report()
 	}
-	if s.worthSaying(&r) && how != stopped {
+	switch {
+	case how == stopped:
+	case s.worthSaying(&r):
 		s.upload(ctx)
+		r = s.report()
+	case s.refused():
+		s.warning("the bucket does not let this VM write its report: give it the right to write below reports/" + s.state.VM + "/")
 		r = s.report()
 	}
 	s.publishStatus(r)
@@ -149,9 +154,19 @@ func (s *session) conclude(ctx context.Context, how int) *release.Report {
 	return &r
 }
 
+// refused reports whether the last report was, so that only news is worth
+// another request before its time.
+func (s *session) refused() bool {
+	at := s.state.Refused
+	return !at.IsZero() && !due(at.Add(refusedRetry), s.now, refusedRetry)
+}
+
 // worthSaying reports whether the fleet should hear of r now.
 func (s *session) worthSaying(r *release.Report) bool {
 	st := s.state
+	if s.refused() {
+		return s.acted || s.gist(r) != st.Unsaid
+	}
 	beat := heartbeat - time.Duration(share(st.VM)*float64(heartbeat/12))
 	return s.acted || st.Pending || s.gist(r) != st.Said || due(st.Reported.Add(beat), s.now, heartbeat)
 }
@@ -193,6 +208,7 @@ func (s *session) upload(ctx context.Context) {
 	switch err := s.send(ctx); {
 	case err == nil:
 		st.Reported, st.Pending, st.Notes = s.time().UTC(), false, nil
+		st.Refused, st.Unsaid = time.Time{}, ""
 		r := s.report()
 		st.Said = s.gist(&r)
 		if note := s.clock.warning(); note != "" {
@@ -201,7 +217,10 @@ func (s *session) upload(ctx context.Context) {
 	default:
 		st.Pending = true
 		s.warning(fmt.Sprintf("the report has not reached the bucket and is sent again: %s", err))
-		if was.Pending && !s.acted {
+		if errors.Is(err, bucket.ErrPermission) {
+			r := s.report()
+			st.Refused, st.Unsaid = s.time().UTC(), s.gist(&r)
+		} else if was.Pending && !s.acted {
 			st.Sequence = was.Sequence
 			return
 		}

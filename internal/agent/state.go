@@ -19,6 +19,7 @@ const (
 	defaultPoll    = 5 * time.Minute
 	defaultReapply = time.Hour
 	maxBackoff     = time.Hour
+	refusedRetry   = time.Hour // before a report that was refused is sent again
 	heartbeat      = 24 * time.Hour
 )
 
@@ -71,6 +72,8 @@ type state struct {
 	Reported time.Time `json:"reported,omitzero"` // the last report that arrived
 	Said     string    `json:"said,omitempty"`    // the gist of it
 	Pending  bool      `json:"pending,omitempty"` // a report has not arrived
+	Refused  time.Time `json:"refused,omitzero"`  // the bucket let this VM not write its report; zero: it did since
+	Unsaid   string    `json:"unsaid,omitempty"`  // the gist of that report
 	Notes    []string  `json:"notes,omitempty"`   // for the next report's warnings
 }
 

@@ -145,7 +145,10 @@ func (st *state) story() []string {
 	for _, q := range st.Quarantine {
 		out = append(out, fmt.Sprintf("%s is refused here since %s: %s. Another release on the channel ends that, or: bootwell-agent apply --force", q.Release, q.Since.Local().Format("2 Jan 15:04"), q.Reason))
 	}
-	if st.Pending {
+	switch {
+	case !st.Refused.IsZero():
+		out = append(out, "The bucket does not let this VM write its report; it is tried again about once an hour, and when there is news.")
+	case st.Pending:
 		out = append(out, "The last report has not reached the bucket; it is sent again with the next poll.")
 	}
 	return out
