@@ -22,11 +22,15 @@ var (
 
 // Status returns the last report of this VM, without network. The state is
 // held or applying when that is so at this moment. ErrNoStatus when the agent
-// has not run yet.
+// has not run yet, also when the disk is a copy of another VM's and holds what
+// that one left.
 func Status(p Paths) (*release.Report, error) {
 	r, err := lastReport(p)
 	if err != nil {
 		return nil, err
+	}
+	if !ofThisVM(p, r) {
+		return nil, fmt.Errorf("%w: its disk is a copy of %s's", ErrNoStatus, r.VM)
 	}
 	s := session{Agent: &Agent{Paths: p}}
 	if held := s.held(); held != "" {
@@ -35,6 +39,20 @@ func Status(p Paths) (*release.Report, error) {
 		r.State, r.Reason = release.StateApplying, j.sentence()
 	}
 	return r, nil
+}
+
+// ofThisVM reports whether r is a report of this machine: the agent gives a
+// copy a name of its own only when it runs there.
+func ofThisVM(p Paths, r *release.Report) bool {
+	i := readInstance(p)
+	b, err := readBounded(p.StateFile(), maxStateBytes)
+	if err == nil {
+		var st *state
+		if st, err = parseState(b); err == nil && st.VM != "" {
+			return r.VM == st.VM && !i.differs(st.Instance)
+		}
+	}
+	return i.ID == "" || r.VM == vmName(i, "")
 }
 
 // alive reports whether the agent that wrote j still runs. A look at the lock

@@ -36,6 +36,37 @@ func TestStatus_FollowsTheVM(t *testing.T) {
 	}
 }
 
+func TestStatus_OfACopiedDisk(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		w := newWorld(t)
+		p := w.agent.Paths
+		w.publish(role(w.put("a", "one")))
+		w.good()
+		w.reboot()
+		if lost {
+			if err := os.Remove(p.StateFile()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if r, err := Status(p); err != nil || r.VM != "i-0abc" {
+			t.Fatalf("after a reboot, state lost: %v: %v %+v", lost, err, r)
+		}
+		w.write(w.vm("run/cloud-init/instance-data.json"), `{"v1":{"instance_id":"i-0copy"}}`)
+		if r, err := Status(p); !errors.Is(err, ErrNoStatus) || !strings.Contains(err.Error(), "copy of i-0abc") {
+			t.Fatalf("state lost: %v: %v %+v", lost, err, r)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if r, err := Wait(ctx, p, time.Millisecond); !errors.Is(err, context.DeadlineExceeded) || r != nil {
+			t.Fatalf("wait: %v %+v", err, r)
+		}
+		w.good()
+		if r, err := Status(p); err != nil || r.VM != "i-0copy" {
+			t.Fatalf("after its first run: %v %+v", err, r)
+		}
+	}
+}
+
 func TestWait(t *testing.T) {
 	w := newWorld(t)
 	bad := role(run("fails until mended", "test -e "+w.vm("mended")))
