@@ -280,13 +280,14 @@ func (s *session) tryLog(ctx context.Context) {
 	}
 }
 
-// publishStatus writes r for programs on this VM. A disk that is full is no
-// reason to stop.
+// publishStatus writes r for programs on this VM: for all users without the
+// output of steps, which may hold secrets, and for root in full. A disk that is
+// full is no reason to stop.
 func (s *session) publishStatus(r release.Report) {
 	if s.DryRun {
 		return
 	}
-	b, err := r.Bytes()
+	b, err := withoutOutput(r).Bytes()
 	if err == nil {
 		err = os.MkdirAll(s.Paths.Run(), 0o755)
 	}
@@ -294,9 +295,25 @@ func (s *session) publishStatus(r release.Report) {
 		err = replaceFile(s.Paths.Status(), b, 0o644)
 	}
 	if err == nil && (s.acted || s.journal != nil || s.gist(&r) != s.said) {
-		err = replaceFile(s.Paths.StatusCopy(), b, 0o600)
+		if b, err = r.Bytes(); err == nil {
+			err = replaceFile(s.Paths.StatusCopy(), b, 0o600)
+		}
 	}
 	if err != nil {
 		s.logger().Warn("status not written", "err", err)
 	}
+}
+
+// withoutOutput is r without what steps wrote and what files hold.
+func withoutOutput(r release.Report) release.Report {
+	if r.Run == nil {
+		return r
+	}
+	run := *r.Run
+	run.Steps = slices.Clone(run.Steps)
+	for i := range run.Steps {
+		run.Steps[i].Tail, run.Steps[i].Diff = "", ""
+	}
+	r.Run = &run
+	return r
 }

@@ -65,25 +65,31 @@ func (j *journal) alive(p Paths) bool {
 	return err == nil || errors.Is(err, unix.EPERM)
 }
 
-// lastReport reads the status file, or its copy after a reboot.
+// lastReport reads the status file, or its copy after a reboot. Only the copy,
+// for who may read it, has the output of the run's steps.
 func lastReport(p Paths) (*release.Report, error) {
-	var errs []error
-	for _, name := range []string{p.Status(), p.StatusCopy()} {
-		b, err := readBounded(name, release.MaxReportBytes)
-		if err == nil {
-			var r *release.Report
-			if r, err = release.ParseReport(b); err == nil {
-				return r, nil
-			}
+	r, err := readReport(p.Status())
+	full, err2 := readReport(p.StatusCopy())
+	switch {
+	case err == nil:
+		if err2 == nil && r.Run != nil && full.Run != nil && r.Run.ID == full.Run.ID {
+			r.Run.Steps = full.Run.Steps
 		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("read status: %w", err))
-		}
-	}
-	if len(errs) == 0 {
+		return r, nil
+	case err2 == nil:
+		return full, nil
+	case errors.Is(err, fs.ErrNotExist) && errors.Is(err2, fs.ErrNotExist):
 		return nil, ErrNoStatus
 	}
-	return nil, errors.Join(errs...)
+	return nil, fmt.Errorf("read status: %w", errors.Join(err, err2))
+}
+
+func readReport(name string) (*release.Report, error) {
+	b, err := readBounded(name, release.MaxReportBytes)
+	if err != nil {
+		return nil, err
+	}
+	return release.ParseReport(b)
 }
 
 // peekJournal reads the journal without mending anything.

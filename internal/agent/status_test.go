@@ -36,6 +36,45 @@ func TestStatus_FollowsTheVM(t *testing.T) {
 	}
 }
 
+func TestStatus_OutputOfStepsIsForRootOnly(t *testing.T) {
+	w := newWorld(t)
+	p := w.agent.Paths
+	w.publish(role(run("leaks", "echo password=hunter2; exit 1")))
+	if _, err := w.apply(); !errors.Is(err, ErrSteps) {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]struct {
+		mode os.FileMode
+		has  bool
+	}{p.Status(): {0o644, false}, p.StatusCopy(): {0o600, true}} {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i, err := os.Stat(name)
+		if err != nil || i.Mode().Perm() != want.mode || bytes.Contains(b, []byte("hunter2")) != want.has {
+			t.Errorf("%s: %v %v\n%s", name, err, i.Mode(), b)
+		}
+	}
+	if got := w.reported(); got.Run.Steps[0].Tail == "" {
+		t.Errorf("the report in the bucket lost it: %+v", got.Run.Steps)
+	}
+	if r, err := Status(p); err != nil || !strings.Contains(r.Run.Steps[0].Tail, "hunter2") {
+		t.Errorf("root does not see it: %v", err)
+	}
+	w.pass(time.Minute)
+	w.good() // a poll that does nothing
+	if r, err := Status(p); err != nil || !strings.Contains(r.Run.Steps[0].Tail, "hunter2") {
+		t.Errorf("root does not see it after a poll: %v", err)
+	}
+	if err := os.Remove(p.StatusCopy()); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := Status(p); err != nil || r.Run.Steps[0].Result != release.ResultFailed || r.Run.Steps[0].Tail != "" {
+		t.Errorf("what others see: %v %+v", err, r)
+	}
+}
+
 func TestStatus_OfACopiedDisk(t *testing.T) {
 	for _, lost := range []bool{false, true} {
 		w := newWorld(t)
