@@ -307,7 +307,7 @@ func exitCode(err error) error {
 		return cli.WithCode(err, cli.ExitFailed, "unhealthy", "see: bootwell-agent status, bootwell-agent logs")
 	}
 	if _, kind, _ := cli.Classify(err); kind == "not_found" {
-		return cli.WithCode(err, cli.ExitFailed, "damaged", "the release is damaged in the bucket: run bootwell publish again, from the same tree")
+		return cli.WithCode(err, cli.ExitFailed, "damaged", "the release is damaged in the bucket: run bootwell publish again")
 	}
 	return err
 }
