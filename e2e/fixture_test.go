@@ -278,7 +278,9 @@ func (w *world) await(t *testing.T, vm, what string, ok func(*release.Report) bo
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
-			t.Fatalf("no report that says %s; the last one: %s", what, brief(r))
+			names, _ := filepath.Glob(filepath.Join(w.data, "data", bucketName, "*", "reports", "*", "*"))
+			more, _ := filepath.Glob(filepath.Join(w.data, "data", bucketName, "reports", "*", "*"))
+			t.Fatalf("no report that says %s; the last one: %s\nreports in the bucket: %v", what, brief(r), append(names, more...))
 		}
 	}
 }
