@@ -10,7 +10,7 @@ import (
 const (
 	EventNote      = "note"       // Text: something to know that neither the report nor the error tells
 	EventStage     = "stage"      // Phase, Done, Total: fetching and unpacking a release
-	EventStart     = "start"      // Release, Previous, Role, Why, Total (steps), Size, Attempt, Fallback: the steps begin
+	EventStart     = "start"      // ID, Release, Previous, Role, Why, Total (steps), Size, Attempt, Fallback: the steps begin
 	EventStepStart = "step_start" // Index, Total, Name
 	EventStepEnd   = "step_end"   // Index, Total, Name, Step
 	EventCheck     = "check"      // Index, Total, Name, Check
@@ -28,6 +28,7 @@ type Event struct {
 	Phase    string               `json:"phase,omitempty"`
 	Done     int64                `json:"done,omitempty"` // bytes
 	Total    int64                `json:"total,omitempty"`
+	ID       string               `json:"id,omitempty"` // of the run
 	Release  string               `json:"release,omitempty"`
 	Previous string               `json:"previous,omitempty"`
 	Role     string               `json:"role,omitempty"`

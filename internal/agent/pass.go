@@ -89,7 +89,7 @@ func (p *pass) begin() error {
 		return diskError(err)
 	}
 	p.tell(Event{
-		Kind: EventStart, Release: p.t.Release, Previous: p.state.Applied.Release, Role: p.Config.Role, Why: p.run.Why,
+		Kind: EventStart, ID: p.run.ID, Release: p.t.Release, Previous: p.state.Applied.Release, Role: p.Config.Role, Why: p.run.Why,
 		Total: int64(len(p.t.role.Steps)), Size: p.t.size, Attempt: p.run.Attempt, Fallback: p.run.Fallback,
 	})
 	p.logger().Info("run begins", "run", p.run.ID, "release", p.t.Release, "role", p.Config.Role, "why", p.run.Why)

@@ -158,7 +158,11 @@ func (t *teller) start(e agent.Event) {
 	case e.Attempt > 1:
 		line += fmt.Sprintf(" · attempt %d", e.Attempt)
 	}
-	t.s.Say("%s · signatures and digests verified · %s", line, whyText(e.Why))
+	line += " · signatures and digests verified · " + whyText(e.Why)
+	if t.s.Plain() {
+		line += " · run " + e.ID
+	}
+	t.s.Say("%s", line)
 	t.s.Screen("")
 }
 
@@ -255,7 +259,7 @@ func (t *teller) result(e agent.Event) {
 	s.Screen("")
 	if e.Run.Result == release.ResultFailed {
 		t.failed = true
-		s.Alarm("%s failed after %s: %s", e.Run.Release, cli.Seconds(e.Run.Seconds), fleet.Clean(e.Run.Reason, 600))
+		s.Alarm("%s failed after %s in run %s: %s", e.Run.Release, cli.Seconds(e.Run.Seconds), e.Run.ID, fleet.Clean(e.Run.Reason, 600))
 		return
 	}
 	s.Say("%s %s in %s: %s.", verb, e.Run.Release, cli.Seconds(e.Run.Seconds), or(strings.Join(parts, ", "), "no steps"))
