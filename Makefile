@@ -6,8 +6,9 @@ LDFLAGS   = -s -w -X main.version=$(VERSION)
 GOBUILD   = CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 BIN       = bin
 # Every VM downloads the agent, and most of it is not worth inlining: only what
-# works on content is. No bucket needs HTTP/2.
-SMALL     = -tags nethttpomithttp2 -gcflags=all=-l -gcflags=crypto/...= -gcflags=hash/...= -gcflags=github.com/klauspost/compress/...= -gcflags=github.com/bootwell/...=
+# works on content is. No bucket needs HTTP/2. Functions start at multiples of
+# 16 bytes, as they do on arm64 anyway, instead of 32.
+SMALL     = -tags nethttpomithttp2 -gcflags=all=-l -gcflags=crypto/internal/...= -gcflags=hash/...= -gcflags=github.com/klauspost/compress/...=
 # The agent is built for what VMs are, whatever this machine is.
 AGENTS    = $(BIN)/bootwell-agent-linux-amd64 $(BIN)/bootwell-agent-linux-arm64
 export GOFLAGS ?= -buildvcs=false
@@ -20,6 +21,7 @@ build: $(BIN)/bootwell $(AGENTS:=.xz) ## the operator's command and the agents f
 $(BIN)/bootwell: FORCE
 	$(GOBUILD) -o $@ ./cmd/bootwell
 
+$(AGENTS): LDFLAGS += -funcalign=16
 $(AGENTS): $(BIN)/bootwell-agent-linux-%: FORCE
 	GOOS=linux GOARCH=$* $(GOBUILD) $(SMALL) -o $@ ./cmd/bootwell-agent
 
