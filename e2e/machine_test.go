@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"regexp"
@@ -161,76 +162,90 @@ var (
 	agentLine    = regexp.MustCompile(`r[0-9]+ for role|checks: [0-9]+ of|Applied r[0-9]+ in`)
 )
 
-// timetable tells a first boot second by second, from the start of the kernel.
+// A timetable tells a boot second by second, from the start of the kernel.
+type timetable []moment
+
+type moment struct {
+	at   float64 // seconds
+	what string
+}
+
+func (x *timetable) add(at float64, format string, a ...any) {
+	*x = append(*x, moment{at, fmt.Sprintf(format, a...)})
+}
+
+// addMicroseconds takes one of systemd's clocks; 0 is what has not happened.
+func (x *timetable) addMicroseconds(text, format string, a ...any) {
+	if us, err := strconv.ParseFloat(text, 64); err == nil && us > 0 {
+		x.add(us/1e6, format, a...)
+	}
+}
+
 func (m *machine) timetable(t *testing.T) string {
 	t.Helper()
-	type moment struct {
-		at   float64
-		what string
-	}
-	var list []moment
-	add := func(at float64, format string, a ...any) { list = append(list, moment{at, fmt.Sprintf(format, a...)}) }
-	var offset float64
-	for _, l := range m.Console().Lines() {
-		if agentLine.MatchString(l.Text) {
-			add(l.After.Seconds()-offset, "agent: %s", l.Text)
-		}
-		if f := bootwellLine.FindStringSubmatch(l.Text); f != nil {
-			at, _ := strconv.ParseFloat(f[1], 64)
-			if len(list) == 0 {
-				offset = l.After.Seconds() - at
-				add(0, "kernel starts, %.1f s after QEMU", offset)
-			}
-			add(at, "bootstrap: %s", f[2])
-		}
-	}
-	const units = "cloud-init-local cloud-init cloud-config cloud-final"
-	for _, p := range strings.Split(m.sh(t, "systemctl show -p Id -p ExecMainStartTimestampMonotonic -p ExecMainExitTimestampMonotonic "+units+"; systemctl show -p UserspaceTimestampMonotonic"), "\n\n") {
-		v := map[string]string{}
-		for l := range strings.Lines(p) {
-			key, value, _ := strings.Cut(strings.TrimSpace(l), "=")
-			v[key] = value
-		}
-		for key, word := range map[string]string{"ExecMainStartTimestampMonotonic": "begins", "ExecMainExitTimestampMonotonic": "ends"} {
-			if us, err := strconv.ParseFloat(v[key], 64); err == nil && us > 0 {
-				add(us/1e6, "%s %s", v["Id"], word)
-			}
-		}
-		if us, err := strconv.ParseFloat(v["UserspaceTimestampMonotonic"], 64); err == nil {
-			add(us/1e6, "systemd begins")
-		}
-	}
+	var x timetable
+	x.console(m.Console().Lines())
+	x.units(m.sh(t, "systemctl show -p Id -p ExecMainStartTimestampMonotonic -p ExecMainExitTimestampMonotonic cloud-init-local cloud-init cloud-config cloud-final; systemctl show -p UserspaceTimestampMonotonic"))
 	// When the machine started, by its own clock.
 	f := strings.Fields(m.sh(t, "date +%s.%N; cut -d' ' -f1 /proc/uptime"))
 	now, _ := strconv.ParseFloat(f[0], 64)
 	up, _ := strconv.ParseFloat(f[1], 64)
-	r := m.local(t)
-	if r.Run != nil {
-		at := float64(r.Run.Started.UnixNano())/1e9 - (now - up)
-		add(at, "agent: run of %s begins (%s)", r.Run.Release, r.Run.Why)
-		for _, s := range r.Run.Steps {
-			at += s.Seconds
-			add(at, "agent: step %s %s after %.2f s", s.Name, s.Result, s.Seconds)
-		}
-		for _, c := range r.Run.Checks {
-			at += c.Seconds
-			add(at, "agent: check %s %s", c.Name, c.Result)
-		}
-		add(float64(r.Run.Started.UnixNano())/1e9-(now-up)+r.Run.Seconds, "agent: run ends")
+	if r := m.local(t); r.Run != nil {
+		x.run(r.Run, float64(r.Run.Started.UnixNano())/1e9-(now-up))
 	}
-	slices.SortStableFunc(list, func(a, b moment) int {
-		switch {
-		case a.at < b.at:
-			return -1
-		case a.at > b.at:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(x, func(a, b moment) int { return cmp.Compare(a.at, b.at) })
 	var out strings.Builder
-	for _, x := range list {
-		fmt.Fprintf(&out, "%8.2f  %s\n", x.at, x.what)
+	for _, m := range x {
+		fmt.Fprintf(&out, "%8.2f  %s\n", m.at, m.what)
 	}
-	out.WriteString(m.sh(t, "bootwell-agent logs --timing"))
-	return out.String()
+	return out.String() + m.sh(t, "bootwell-agent logs --timing")
+}
+
+// console takes what bootstrap and agent said. The bootstrap's own seconds
+// tell how far the host's are ahead.
+func (x *timetable) console(lines []lab.Line) {
+	var ahead float64
+	for _, l := range lines {
+		if agentLine.MatchString(l.Text) {
+			x.add(l.After.Seconds()-ahead, "agent: %s", l.Text)
+		}
+		f := bootwellLine.FindStringSubmatch(l.Text)
+		if f == nil {
+			continue
+		}
+		at, _ := strconv.ParseFloat(f[1], 64)
+		if len(*x) == 0 {
+			ahead = l.After.Seconds() - at
+			x.add(0, "kernel starts, %.1f s after QEMU", ahead)
+		}
+		x.add(at, "bootstrap: %s", f[2])
+	}
+}
+
+// units takes properties as systemctl shows them.
+func (x *timetable) units(text string) {
+	for unit := range strings.SplitSeq(text, "\n\n") {
+		v := map[string]string{}
+		for l := range strings.Lines(unit) {
+			key, value, _ := strings.Cut(strings.TrimSpace(l), "=")
+			v[key] = value
+		}
+		x.addMicroseconds(v["ExecMainStartTimestampMonotonic"], "%s begins", v["Id"])
+		x.addMicroseconds(v["ExecMainExitTimestampMonotonic"], "%s ends", v["Id"])
+		x.addMicroseconds(v["UserspaceTimestampMonotonic"], "systemd begins")
+	}
+}
+
+// run takes the agent's run, which began at this second.
+func (x *timetable) run(r *release.Run, began float64) {
+	x.add(began, "agent: run of %s begins (%s)", r.Release, r.Why)
+	x.add(began+r.Seconds, "agent: run ends")
+	for _, s := range r.Steps {
+		began += s.Seconds
+		x.add(began, "agent: step %s %s after %.2f s", s.Name, s.Result, s.Seconds)
+	}
+	for _, c := range r.Checks {
+		began += c.Seconds
+		x.add(began, "agent: check %s %s", c.Name, c.Result)
+	}
 }
