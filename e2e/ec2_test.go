@@ -197,23 +197,26 @@ func (w *ec2World) identity(t *testing.T) {
 		_, err := b.Put(t.Context(), key, strings.NewReader("{}"), bucket.Condition{})
 		return err
 	}
-	if err := put("reports/" + instance + "/probe"); err != nil {
-		t.Errorf("it may not write its own report: %v", err)
+	for _, key := range []string{"reports/" + instance + "/probe", "logs/" + instance + "/probe"} {
+		if err := put(key); err != nil {
+			t.Errorf("it may not write what is its own: %v", err)
+		}
 	}
 	for _, key := range []string{
 		"tuf/metadata/timestamp.json", "tuf/metadata/2.root.json", "tuf/targets/releases/x", "packs/x", "manifests/x", "agents/x", "locks/publish",
 		"reports/i-0fedcba9876543210/report.json", "reports/" + instance + "x/report.json", "report.json",
+		"logs/i-0fedcba9876543210/0.zst",
 	} {
 		if err := put(key); !errors.Is(err, bucket.ErrPermission) {
 			t.Errorf("write %s: %v, want not allowed", key, err)
 		}
 	}
-	for _, key := range []string{"tuf/metadata/timestamp.json", "reports/" + instance + "/report.json", "reports/" + instance + "/probe"} {
+	for _, key := range []string{"tuf/metadata/timestamp.json", "reports/" + instance + "/report.json", "reports/" + instance + "/probe", "logs/" + instance + "/probe"} {
 		if err := b.Delete(t.Context(), key); !errors.Is(err, bucket.ErrPermission) {
 			t.Errorf("delete %s: %v, want not allowed", key, err)
 		}
 	}
-	for _, at := range []string{"", "reports/", "tuf/"} {
+	for _, at := range []string{"", "reports/", "logs/", "tuf/"} {
 		for o, err := range b.List(t.Context(), at, "") {
 			if !errors.Is(err, bucket.ErrPermission) {
 				t.Errorf("list %q: %+v, %v, want not allowed", at, o, err)
