@@ -194,7 +194,7 @@ func TestReport_FailureIsSentAgain(t *testing.T) {
 	}
 }
 
-func TestReport_RefusedIsTriedOnceAnHourAndWithNews(t *testing.T) {
+func TestReport_RefusedIsTriedLessAndLessAndWithNews(t *testing.T) {
 	w := newWorld(t)
 	r := role(w.put("a", "one"))
 	r.Schedule.Reapply = release.Duration(10 * 24 * time.Hour)
@@ -211,17 +211,18 @@ func TestReport_RefusedIsTriedOnceAnHourAndWithNews(t *testing.T) {
 	tries := 0
 	for range 36 {
 		n, warn := poll()
-		if n > 1 {
+		if n > 2 { // a poll, and once an hour a look for a new root, are less
 			tries++
 		} else if !strings.Contains(warn, "does not let this VM write its report") {
 			t.Fatalf("a poll warns only of %q", warn)
 		}
 	}
-	if tries != 3 {
+	// At 5, 10, 15, 25, 45, 80 and 140 minutes.
+	if tries != 7 {
 		t.Fatalf("tried %d times in three hours", tries)
 	}
 	why, err := Why(w.agent.Paths, w.now)
-	if err != nil || !strings.Contains(strings.Join(why, "\n"), "about once an hour") {
+	if err != nil || !strings.Contains(strings.Join(why, "\n"), "at least once an hour") {
 		t.Errorf("%v %q", err, why)
 	}
 
@@ -245,6 +246,17 @@ func TestReport_RefusedIsTriedOnceAnHourAndWithNews(t *testing.T) {
 	}
 	if n, warn := poll(); n != 1 || warn != "" {
 		t.Errorf("after that a poll makes %d requests and warns of %q", n, warn)
+	}
+}
+
+func TestReport_RefusedLogHoldsNothingBack(t *testing.T) {
+	w := newWorld(t)
+	w.publish(role(w.put("a", "one")))
+	w.faults.Set(bucket.Fault{Method: "Put", Key: "logs/", Err: bucket.ErrPermission})
+	w.good()
+	got := w.reported()
+	if got.State != release.StateChanged || got.Run.Log != "" || !strings.Contains(strings.Join(got.Warn, "\n"), "write its log") {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -157,8 +157,14 @@ func (s *session) conclude(ctx context.Context, how int) *release.Report {
 // refused reports whether the last report was, so that only news is worth
 // another request before its time.
 func (s *session) refused() bool {
-	at := s.state.Refused
-	return !at.IsZero() && !due(at.Add(refusedRetry), s.now, refusedRetry)
+	at, pause := s.state.Refused, refusedPause(s.state.Refusals)
+	return !at.IsZero() && !due(at.Add(pause), s.now, pause)
+}
+
+// refusedPause is how long a VM waits after n refused reports in a row. It
+// begins small because the rights of a new machine take minutes to spread.
+func refusedPause(n int) time.Duration {
+	return min(time.Minute<<min(max(n-1, 0), 6), refusedRetry)
 }
 
 // worthSaying reports whether the fleet should hear of r now.
@@ -208,7 +214,7 @@ func (s *session) upload(ctx context.Context) {
 	switch err := s.send(ctx); {
 	case err == nil:
 		st.Reported, st.Pending, st.Notes = s.time().UTC(), false, nil
-		st.Refused, st.Unsaid = time.Time{}, ""
+		st.Refused, st.Refusals, st.Unsaid = time.Time{}, 0, ""
 		r := s.report()
 		st.Said = s.gist(&r)
 		if note := s.clock.warning(); note != "" {
@@ -219,7 +225,7 @@ func (s *session) upload(ctx context.Context) {
 		s.warning(fmt.Sprintf("the report has not reached the bucket and is sent again: %s", err))
 		if errors.Is(err, bucket.ErrPermission) {
 			r := s.report()
-			st.Refused, st.Unsaid = s.time().UTC(), s.gist(&r)
+			st.Refused, st.Refusals, st.Unsaid = s.time().UTC(), st.Refusals+1, s.gist(&r)
 		} else if was.Pending && !s.acted {
 			st.Sequence = was.Sequence
 			return
@@ -238,7 +244,12 @@ func (s *session) send(ctx context.Context) error {
 	if errors.Is(s.problem, bucket.ErrUnavailable) {
 		return s.problem
 	}
-	if err := s.sendLog(ctx); err != nil {
+	err := s.sendLog(ctx)
+	switch {
+	case errors.Is(err, bucket.ErrPermission):
+		// Better seen without a log than not seen at all.
+		s.warning("the bucket does not let this VM write its log: give it the right to write below logs/" + s.state.VM + "/")
+	case err != nil:
 		return err
 	}
 	s.at("Reported_Enter")

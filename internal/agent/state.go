@@ -19,7 +19,7 @@ const (
 	defaultPoll    = 5 * time.Minute
 	defaultReapply = time.Hour
 	maxBackoff     = time.Hour
-	refusedRetry   = time.Hour // before a report that was refused is sent again
+	refusedRetry   = time.Hour // at most, before a report that was refused is sent again
 	heartbeat      = 24 * time.Hour
 )
 
@@ -69,12 +69,13 @@ type state struct {
 	History     []release.RunBrief `json:"history,omitempty"`
 
 	Sequence int64     `json:"sequence,omitempty"`
-	Reported time.Time `json:"reported,omitzero"` // the last report that arrived
-	Said     string    `json:"said,omitempty"`    // the gist of it
-	Pending  bool      `json:"pending,omitempty"` // a report has not arrived
-	Refused  time.Time `json:"refused,omitzero"`  // the bucket let this VM not write its report; zero: it did since
-	Unsaid   string    `json:"unsaid,omitempty"`  // the gist of that report
-	Notes    []string  `json:"notes,omitempty"`   // for the next report's warnings
+	Reported time.Time `json:"reported,omitzero"`  // the last report that arrived
+	Said     string    `json:"said,omitempty"`     // the gist of it
+	Pending  bool      `json:"pending,omitempty"`  // a report has not arrived
+	Refused  time.Time `json:"refused,omitzero"`   // the bucket let this VM not write its report; zero: it did since
+	Refusals int       `json:"refusals,omitempty"` // in a row
+	Unsaid   string    `json:"unsaid,omitempty"`   // the gist of that report
+	Notes    []string  `json:"notes,omitempty"`    // for the next report's warnings
 }
 
 // loadState reads the state. A state that cannot be read is set aside and

@@ -171,7 +171,7 @@ func (st *state) story() []string {
 	}
 	switch {
 	case !st.Refused.IsZero():
-		out = append(out, "The bucket does not let this VM write its report; it is tried again about once an hour, and when there is news.")
+		out = append(out, "The bucket does not let this VM write its report; it is tried again less and less often, at least once an hour, and when there is news.")
 	case st.Pending:
 		out = append(out, "The last report has not reached the bucket; it is sent again with the next poll.")
 	}
