@@ -364,7 +364,7 @@ func TestParse(t *testing.T) {
 		{"file://localhost/srv/b", "", "/srv/b", ""},
 		{"file:///srv/a%20b", "", "/srv/a b", ""},
 		{"file://./b", "/project", "/project/b", ""},
-		{"file://../b/c", "/work/project", "/work/b/c", ""},
+		{"file://../b/c", "/srv/project", "/srv/b/c", ""},
 		{"file://.", "/project", "/project", ""},
 		{"file://./b", "", "", "relative"},
 		{"file://server/b", "", "", "another machine"},
