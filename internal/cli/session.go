@@ -62,7 +62,7 @@ type Session struct {
 	NoColor  bool
 	Timeout  time.Duration
 
-	command  string // name of the running command, for plain lines
+	command  string // name of the running command; "" until it begins
 	mode     string // resolved from Progress
 	color    bool   // on stderr
 	outColor bool   // on stdout
@@ -109,12 +109,7 @@ func (s *Session) Run(root *cobra.Command, args []string) (code int) {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return Usage(err.Error(), "see: "+c.CommandPath()+" --help")
 	})
-	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error { return s.begin(c) }
-	var cancel context.CancelFunc = func() {}
-	s.command = ""
-	root.SetContext(ctx)
-	err := s.execute(ctx, root, &cancel)
-	cancel()
+	err := s.execute(ctx, root)
 	if ctx.Err() != nil && err != nil && !errors.Is(err, errTimeout) {
 		err = fmt.Errorf("%w: %w", ErrInterrupted, err)
 	}
@@ -129,15 +124,16 @@ func (s *Session) Run(root *cobra.Command, args []string) (code int) {
 	return code
 }
 
-func (s *Session) execute(ctx context.Context, root *cobra.Command, cancel *context.CancelFunc) error {
-	pre := root.PersistentPreRunE
-	root.PersistentPreRunE = func(c *cobra.Command, a []string) error {
-		if err := pre(c, a); err != nil {
+func (s *Session) execute(ctx context.Context, root *cobra.Command) error {
+	cancel := func() {}
+	defer func() { cancel() }()
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
+		if err := s.begin(c); err != nil {
 			return err
 		}
 		if s.Timeout > 0 {
 			var tctx context.Context
-			tctx, *cancel = context.WithTimeoutCause(ctx, s.Timeout, errTimeout)
+			tctx, cancel = context.WithTimeoutCause(ctx, s.Timeout, errTimeout)
 			c.SetContext(tctx)
 		}
 		return nil
@@ -146,11 +142,13 @@ func (s *Session) execute(ctx context.Context, root *cobra.Command, cancel *cont
 	if err == nil {
 		return nil
 	}
-	if c != nil && c.Context() != nil && errors.Is(context.Cause(c.Context()), errTimeout) {
+	if errors.Is(context.Cause(c.Context()), errTimeout) {
 		return fmt.Errorf("%w of %s: %w", errTimeout, s.Timeout, err)
 	}
-	if msg := err.Error(); strings.HasPrefix(msg, "unknown command") || strings.Contains(msg, "arg(s)") || strings.HasPrefix(msg, "required flag") {
-		return Usage(strings.ReplaceAll(strings.TrimSpace(msg), "\n", " "), "see: "+c.CommandPath()+" --help")
+	var u *UsageError
+	if s.command == "" && !errors.As(err, &u) {
+		// No command has begun: the command line itself is wrong.
+		return Usage(strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", " "), "see: "+c.CommandPath()+" --help")
 	}
 	return err
 }

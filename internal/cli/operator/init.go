@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -80,7 +81,7 @@ func runInit(ctx context.Context, s *cli.Session, f initFlags) error {
 		return s.Event(map[string]any{"project": w.proj.Name, "created": created, "root": w.lock.Root, "agents": w.lock.Agents, "bucket": map[string]any{"url": w.proj.Bucket, "if_absent": caps.IfAbsent, "if_match": caps.IfMatch},
 			"next": []string{"bootwell publish"}})
 	}
-	s.Say("Next:  bootwell publish · then bootwell user-data %s", firstRole(w.roles))
+	s.Say("Next:  bootwell publish · then bootwell user-data %s", slices.Min(slices.Collect(maps.Keys(w.roles))))
 	return nil
 }
 
@@ -104,8 +105,7 @@ func initFiles(s *cli.Session, f initFlags) ([]string, error) {
 	return project.Init(s.Dir, project.InitOptions{Name: f.name, Bucket: f.bucket})
 }
 
-// initKeys makes the keys that are missing and puts the public half of the
-// operator's key into the project.
+// initKeys makes the keys that are missing and loads those that are there.
 func (w *workspace) initKeys(f initFlags, created *[]string) (trust.Keys, error) {
 	dir := w.keyDir(f.keys)
 	ask := once(passphrase(w.s))
@@ -235,15 +235,5 @@ func isFile(p string) bool {
 }
 
 func roleNames(roles map[string]release.Role) string {
-	var names []string
-	for n := range roles {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	return strings.Join(names, ", ")
-}
-
-func firstRole(roles map[string]release.Role) string {
-	names := strings.Split(roleNames(roles), ", ")
-	return names[0]
+	return strings.Join(slices.Sorted(maps.Keys(roles)), ", ")
 }

@@ -112,14 +112,6 @@ func amount(g store.Progress) string {
 	return ""
 }
 
-func (w *workspace) counts() string {
-	steps := 0
-	for _, r := range w.roles {
-		steps += len(r.Steps)
-	}
-	return cli.Plural(len(w.roles), "role") + ", " + cli.Plural(steps, "step")
-}
-
 func describe(commit, branch string, dirty bool) string {
 	if commit == "" {
 		return "a folder without git"

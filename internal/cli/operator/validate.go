@@ -37,14 +37,10 @@ func runValidate(s *cli.Session) error {
 	if err != nil {
 		return err
 	}
-	steps := 0
-	for _, r := range w.roles {
-		steps += len(r.Steps)
-	}
 	if s.JSON {
-		return s.Event(map[string]any{"valid": true, "roles": len(w.roles), "steps": steps, "diagnostics": append(project.Diagnostics{}, w.proj.Warnings()...)})
+		return s.Event(map[string]any{"valid": true, "roles": len(w.roles), "steps": w.steps(), "diagnostics": append(project.Diagnostics{}, w.proj.Warnings()...)})
 	}
-	s.Printf("%s is valid: %s, %s\n", project.FileName, cli.Plural(len(w.roles), "role"), cli.Plural(steps, "step"))
+	s.Printf("%s is valid: %s\n", project.FileName, w.counts())
 	return nil
 }
 

@@ -69,6 +69,20 @@ func loadProject(s *cli.Session, warn bool) (*workspace, error) {
 	return w, nil
 }
 
+// steps is how many steps all roles have.
+func (w *workspace) steps() int {
+	n := 0
+	for _, r := range w.roles {
+		n += len(r.Steps)
+	}
+	return n
+}
+
+// counts is the size of the project in words.
+func (w *workspace) counts() string {
+	return cli.Plural(len(w.roles), "role") + ", " + cli.Plural(w.steps(), "step")
+}
+
 // connect opens the bucket. The project must have been initialised.
 func (w *workspace) connect(ctx context.Context) error {
 	if w.lock.Root.IsZero() {
