@@ -300,10 +300,13 @@ func TestHeartbeat_OnceADay(t *testing.T) {
 	}
 }
 
-func TestFullDisk_ClearReasonAndReport(t *testing.T) {
+// ownDisk is a world whose VM keeps its state on a file system of its own, 1 MiB
+// at lib, and has applied a first release.
+func ownDisk(t *testing.T) (w *world, lib string) {
+	t.Helper()
 	needs.Root(t)
-	w := newWorld(t)
-	lib := w.vm("var/lib/bootwell")
+	w = newWorld(t)
+	lib = w.vm("var/lib/bootwell")
 	if err := os.MkdirAll(lib, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -313,6 +316,11 @@ func TestFullDisk_ClearReasonAndReport(t *testing.T) {
 	t.Cleanup(func() { _ = syscall.Unmount(lib, 0) })
 	w.publish(role(w.put("a", "one")))
 	w.good()
+	return w, lib
+}
+
+func TestFullDisk_ClearReasonAndReport(t *testing.T) {
+	w, lib := ownDisk(t)
 	before := w.state()
 	fill(t, filepath.Join(lib, "fill"))
 	w.write(w.vm("a"), "drift")
@@ -351,18 +359,7 @@ func fill(t *testing.T, name string) {
 }
 
 func TestReadOnlyDisk_ClearReasonAndReport(t *testing.T) {
-	needs.Root(t)
-	w := newWorld(t)
-	lib := w.vm("var/lib/bootwell")
-	if err := os.MkdirAll(lib, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("tmpfs", lib, "tmpfs", 0, "size=1m"); err != nil {
-		needs.Skip(t, "mount", err.Error())
-	}
-	t.Cleanup(func() { _ = syscall.Unmount(lib, 0) })
-	w.publish(role(w.put("a", "one")))
-	w.good()
+	w, lib := ownDisk(t)
 	if err := syscall.Mount("tmpfs", lib, "tmpfs", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
