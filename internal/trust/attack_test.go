@@ -15,6 +15,13 @@ import (
 	"github.com/bootwell/bootwell/internal/bucket"
 )
 
+// loseCache takes c's verified metadata away; the floor stays.
+func loseCache(c *Client) {
+	for _, g := range generations() {
+		(osDisk{c.Dir}).RemoveAll(g)
+	}
+}
+
 // refused asserts that c refuses the bucket with want, in words, and keeps
 // the view it had.
 func refused(t *testing.T, c *Client, want error, words string) {
@@ -153,9 +160,7 @@ func TestAttack_NewTimestampOverOldSnapshot(t *testing.T) {
 	}
 	forge()
 	refused(t, c, ErrRollback, "snapshot version 2 must be >= 3")
-	for _, g := range generations() {
-		(osDisk{c.Dir}).RemoveAll(g)
-	}
+	loseCache(c)
 	refused(t, c, ErrRollback, "this machine has seen")
 }
 
@@ -169,9 +174,7 @@ func TestAttack_NewSnapshotOverOldReleases(t *testing.T) {
 	mustRefresh(t, c)
 	forgeSnapshot(w, func(s *metadata.SnapshotType) { s.Meta[releasesFile] = old.snapshot.Signed.Meta[releasesFile] })
 	refused(t, c, ErrRollback, releasesFile)
-	for _, g := range generations() {
-		(osDisk{c.Dir}).RemoveAll(g)
-	}
+	loseCache(c)
 	refused(t, c, ErrRollback, "this machine has seen")
 }
 
@@ -444,9 +447,7 @@ func TestAttack_NewerRootsHidden(t *testing.T) {
 	mustRefresh(t, c)
 	w.remove(key)
 	mustRefresh(t, c) // it has the root
-	for _, g := range generations() {
-		(osDisk{c.Dir}).RemoveAll(g)
-	}
+	loseCache(c)
 	refused(t, c, ErrRollback, "root version 1, and this machine has seen 2")
 }
 
@@ -490,9 +491,7 @@ func TestAttack_FastForwardEndsWithTheRevokedKey(t *testing.T) {
 	m.Signed.Version = 3
 	w.write(metadataPrefix+timestampFile, signedBy(t, m, fresh))
 	refused(t, c, ErrRollback, "timestamp.json")
-	for _, g := range generations() {
-		(osDisk{c.Dir}).RemoveAll(g)
-	}
+	loseCache(c)
 	refused(t, c, ErrRollback, "version 3 of timestamp.json, and this machine has seen 4")
 }
 
