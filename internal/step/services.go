@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/bootwell/bootwell/internal/release"
 )
@@ -216,6 +218,9 @@ var systemdError = regexp.MustCompile(`(?m)^(?:Failed to [^:\n]*: )?(.*\S.*)$`)
 func (s *systemd) set(ctx context.Context, name, verb string) error {
 	res, err := s.act(ctx, s.ctl, verb, "--", name)
 	if err == nil {
+		if verb == "start" {
+			return s.execed(ctx, name)
+		}
 		return nil
 	}
 	err = withReason(err, res, systemdError)
@@ -224,6 +229,36 @@ func (s *systemd) set(ctx context.Context, name, verb string) error {
 	}
 	return &commandError{why: err.Error(), cause: err, tail: append(res.tail, s.story(ctx, name)...)}
 }
+
+// execed waits until the main process of a service that was just started has
+// become its program, or has ended: for Type=simple, systemctl start returns
+// after the fork, so that a program that cannot be executed looks active for a
+// moment. Until then systemd gives the process a name in parentheses.
+func (s *systemd) execed(ctx context.Context, name string) error {
+	for deadline := time.Now().Add(maxExec); time.Now().Before(deadline); {
+		res, err := s.query(ctx, s.ctl, "show", "--property=MainPID", "--value", "--", name)
+		if err != nil {
+			return err
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(res.stdout)))
+		if err != nil || pid <= 0 {
+			return nil
+		}
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if err == nil && !strings.HasPrefix(string(comm), "(") {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// maxExec is how long a fork of systemd may take to become the service.
+const maxExec = 10 * time.Second
 
 // story is what systemctl shows of a service: systemctl start does not say why.
 func (s *systemd) story(ctx context.Context, name string) []byte {
