@@ -100,3 +100,6 @@ func (c *Counter) Delete(ctx context.Context, key string) error {
 	c.deletes.Add(1)
 	return c.Bucket.Delete(ctx, key)
 }
+
+// Unwrap returns the bucket that is counted.
+func (c *Counter) Unwrap() Bucket { return c.Bucket }

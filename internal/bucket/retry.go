@@ -297,3 +297,6 @@ func (r *retrier) Delete(ctx context.Context, key string) error {
 		}
 	}
 }
+
+// Unwrap returns the bucket without patience.
+func (r *retrier) Unwrap() Bucket { return r.b }
