@@ -26,7 +26,6 @@ var later = map[string]string{
 	"secret":       "Until then let a script read the secret on the VM, with the VM's own identity",
 	"secrets":      "Until then let a script read the secrets on the VM, with the VM's own identity",
 	"mirror":       "Until then let a script step point the package manager at your own mirror",
-	"mirrors":      "Until then name one bucket that every VM reaches",
 	"bake":         "Every step runs at first boot. Remove the field",
 	"rollout":      "publish moves all VMs at once. Until then use a project for each group of VMs",
 	"environments": "Until then use a project, in its own folder, for each environment",

@@ -2,7 +2,6 @@ package project
 
 import (
 	"fmt"
-	"net/url"
 	"regexp"
 	"strings"
 	"time"
@@ -15,6 +14,7 @@ import (
 // A file is a project file as written, before roles are resolved.
 type file struct {
 	name, bucket string
+	mirrors      []string
 	platforms    []string
 	vars         release.Vars
 	ignore       []string
@@ -61,7 +61,7 @@ type check struct {
 }
 
 var (
-	topFields      = []string{"version", "project", "bucket", "platforms", "vars", "roles", "schedule", "ignore"}
+	topFields      = []string{"version", "project", "bucket", "mirrors", "platforms", "vars", "roles", "schedule", "ignore"}
 	roleFields     = []string{"description", "extends", "platforms", "vars", "files", "steps", "checks", "schedule", "attempts"}
 	scheduleFields = []string{"poll", "reapply"}
 )
@@ -81,7 +81,8 @@ func (p *parser) file(n *yaml.Node) *file {
 	m.known(topFields, true)
 	f := &file{}
 	p.required(m, "project", "the name shown in status and user-data, such as: project: acme", func(v *yaml.Node) { f.name = p.name(v, "project") })
-	p.required(m, "bucket", "where releases are kept, such as: bucket: s3://acme/prod", func(v *yaml.Node) { f.bucket = p.bucket(v) })
+	p.required(m, "bucket", "where releases are kept, such as: bucket: s3://acme/prod", func(v *yaml.Node) { f.bucket = p.bucket(v, "bucket") })
+	m.with("mirrors", func(v *yaml.Node) { f.mirrors = p.mirrors(v, f.bucket) })
 	m.with("platforms", func(v *yaml.Node) { f.platforms = p.platforms(v) })
 	m.with("vars", func(v *yaml.Node) { f.vars = p.vars(v, "vars") })
 	m.with("ignore", func(v *yaml.Node) { f.ignore = p.texts(v, "ignore", " of globs", "[docs]", p.glob) })
@@ -123,54 +124,6 @@ func (p *parser) name(n *yaml.Node, field string) string {
 	if !namePattern.MatchString(s) {
 		p.fail(n, "E209", fmt.Sprintf("%s %q: use lower-case letters, digits, - or _, starting with a letter, at most 39", field, s), tryName(s, '-'))
 		return ""
-	}
-	return s
-}
-
-// laterSchemes are the object stores of a later bootwell.
-var laterSchemes = map[string]string{"az": "Azure Blob", "swift": "OpenStack Swift", "gs": "Google Cloud Storage", "gcs": "Google Cloud Storage"}
-
-func (p *parser) bucket(n *yaml.Node) string {
-	s, ok := p.words(n, "bucket")
-	if !ok {
-		return ""
-	}
-	scheme, rest, ok := strings.Cut(s, "://")
-	if !ok {
-		p.fail(n, "E302", fmt.Sprintf("bucket %q has no scheme", s), fmt.Sprintf("Write s3://%s, https://… or file:///path", strings.TrimLeft(s, "/.")))
-		return ""
-	}
-	if name, ok := laterSchemes[scheme]; ok {
-		p.fail(n, "E207", fmt.Sprintf("bucket %q: this bootwell cannot use %s yet", s, name), "Use s3://, https://, http:// or file:// until then")
-		return ""
-	}
-	summary, detail := "", ""
-	u, err := url.Parse(s)
-	switch {
-	case err != nil || rest == "" || strings.ContainsAny(rest, " #"):
-		summary, detail = "is not a URL", "Write s3://bucket/prefix, https://host/path or file:///path"
-	case u.User != nil:
-		summary, detail = "holds credentials", "Remove them: this text goes into user-data, which everyone on the VM can read"
-	case scheme == "file" && u.Host != "" && u.Host != "." && u.Host != "..":
-		summary, detail = "names a host", fmt.Sprintf("Write file:///%s, or file://./%s for a folder of the project", rest, rest)
-	case scheme == "file" && strings.Trim(u.Host+u.Path, "/.") == "":
-		summary, detail = "names no folder", "Write file:///path or file://./folder"
-	case scheme == "file":
-	case scheme != "s3" && scheme != "http" && scheme != "https":
-		summary, detail = "has an unknown scheme", strings.TrimSpace("Use s3://, https://, http:// or file://. "+meant(scheme, []string{"s3", "https", "http", "file"}))
-	case u.Host == "":
-		summary, detail = "names no bucket", "Write s3://bucket/prefix or https://host/path"
-	}
-	if summary != "" {
-		p.fail(n, "E302", fmt.Sprintf("bucket %q %s", redact(s, u), summary), detail)
-		return ""
-	}
-	return s
-}
-
-func redact(s string, u *url.URL) string {
-	if u != nil && u.User != nil {
-		return u.Redacted()
 	}
 	return s
 }

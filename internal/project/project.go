@@ -31,9 +31,13 @@ type Project struct {
 	File   string // the project file's name within Dir
 	Bucket string // URL; a folder is absolute when Dir is set
 
+	// Mirrors are the URLs of further buckets with the same releases, in the
+	// order in which VMs try them; a folder is absolute when Dir is set.
+	Mirrors []string
+
 	// Ignore holds the globs (doublestar) of what no release contains: those
-	// of the project file, the project file and lock themselves, and a bucket
-	// that is a folder of the project. A glob that matches a folder covers
+	// of the project file, the project file and lock themselves, and the
+	// buckets that are folders of the project. A glob that matches a folder covers
 	// everything below it.
 	Ignore []string
 
@@ -103,18 +107,28 @@ func readFile(root *os.Root, name string) ([]byte, error) {
 // settle fills in what follows from the project's folder.
 func (p *Project) settle(dir string) {
 	p.Dir = dir
-	rel, ok := strings.CutPrefix(p.Bucket, "file://")
+	p.Bucket = p.settleBucket(p.Bucket)
+	for i, m := range p.Mirrors {
+		p.Mirrors[i] = p.settleBucket(m)
+	}
+}
+
+// settleBucket returns the URL of a bucket with its folder, if it is one,
+// absolute and left out of releases.
+func (p *Project) settleBucket(bucket string) string {
+	rel, ok := strings.CutPrefix(bucket, "file://")
 	if !ok {
-		return
+		return bucket
 	}
 	folder := rel
 	if !strings.HasPrefix(rel, "/") {
-		folder = filepath.Join(dir, filepath.FromSlash(rel))
-		p.Bucket = "file://" + filepath.ToSlash(folder)
+		folder = filepath.Join(p.Dir, filepath.FromSlash(rel))
+		bucket = "file://" + filepath.ToSlash(folder)
 	}
-	if in, err := filepath.Rel(dir, filepath.FromSlash(folder)); err == nil && filepath.IsLocal(in) && in != "." {
+	if in, err := filepath.Rel(p.Dir, filepath.FromSlash(folder)); err == nil && filepath.IsLocal(in) && in != "." {
 		p.Ignore = append(p.Ignore, escapeGlob(filepath.ToSlash(in)))
 	}
+	return bucket
 }
 
 // Parse reads the project file called name with the content data. Everything
@@ -138,7 +152,7 @@ func Parse(name string, data []byte, fsys fs.FS) (*Project, Diagnostics) {
 		p.tree = newTree(fsys, f.ignore)
 	}
 	project := &Project{
-		Name: f.name, File: name, Bucket: f.bucket,
+		Name: f.name, File: name, Bucket: f.bucket, Mirrors: f.mirrors,
 		Ignore: append([]string{escapeGlob(name), LockName}, f.ignore...),
 		roles:  p.resolve(f),
 	}

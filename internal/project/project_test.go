@@ -313,6 +313,13 @@ func TestLoad(t *testing.T) {
 	if p.Name != "acme" || p.Dir != dir || p.Bucket != "file://"+dir+"/bucket" || !slices.Equal(p.Ignore, []string{"bootwell.yaml", "bootwell.lock", "docs", "bucket"}) {
 		t.Errorf("%+v", p)
 	}
+	write(FileName, topDoc("mirrors: [file://./west, s3://acme-west, file:///srv/east]\n"))
+	if p, err = Load(dir); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(p.Mirrors, []string{"file://" + dir + "/west", "s3://acme-west", "file:///srv/east"}) || !slices.Equal(p.Ignore, []string{"bootwell.yaml", "bootwell.lock", "west"}) {
+		t.Errorf("mirrors: %+v", p)
+	}
 	write("other.yaml", "version: 1\n")
 	_, err = Load(filepath.Join(dir, "other.yaml"))
 	var diags Diagnostics

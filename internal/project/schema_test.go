@@ -138,6 +138,8 @@ func topDoc(body string) string {
 	return "version: 1\nproject: acme\nbucket: s3://acme/prod\nroles: { web: { steps: [], checks: [{ port: 80 }] } }\n" + body
 }
 
+func bucketDoc(url string) string { return strings.Replace(topDoc(""), "s3://acme/prod", url, 1) }
+
 func indent(s string, n int) string {
 	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
 	return strings.Repeat(" ", n) + strings.Join(lines, "\n"+strings.Repeat(" ", n)) + "\n"
@@ -170,13 +172,35 @@ var documents = []struct {
 	{"unknown at top", topDoc("platform: [debian-12]\n"), "E201", true},
 	{"later at top", topDoc("rollout: { waves: [1] }\n"), "E207", true},
 	{"bucket without scheme", strings.Replace(topDoc(""), "s3://acme/prod", "acme/prod", 1), "E302", true},
-	{"bucket of Azure", strings.Replace(topDoc(""), "s3://", "az://", 1), "E207", true},
+	{"bucket of Azure", bucketDoc("az://acmeaccount/releases/prod?endpoint=https://127.0.0.1:10000/devstoreaccount1&client_id=x&ca=/c"), "", false},
+	{"bucket of Azure without container", bucketDoc("az://acme/"), "E302", false},
+	{"bucket of Google", bucketDoc("gs://acme/prod?endpoint=https://127.0.0.1:4443&ca=/c"), "", false},
+	{"bucket of Google by another name", bucketDoc("gcs://acme/prod"), "E302", true},
+	{"bucket of OpenStack", bucketDoc("swift://releases/prod?auth=https://keystone.example.org:5000/v3&region=RegionOne&interface=public"), "", false},
+	{"bucket of OpenStack without container", bucketDoc("swift:///prod?auth=https://a/v3"), "E302", false},
+	{"bucket temp URL", bucketDoc("swift://releases?storage=https://swift.example.org/v1/AUTH_x"), "", false},
+	{"bucket option misspelt", bucketDoc("s3://acme/prod?regoin=x"), "E302", false},
+	{"bucket option of another scheme", bucketDoc("gs://acme/prod?region=x"), "E302", false},
+	{"bucket option twice", bucketDoc("s3://acme/prod?region=x&region=y"), "E302", false},
+	{"bucket option empty", bucketDoc("s3://acme/prod?region="), "E302", false},
+	{"bucket options broken", bucketDoc("s3://acme/prod?region=%zz"), "E302", false},
+	{"bucket folder with option", bucketDoc("file:///srv/b?ca=x"), "E302", false},
 	{"bucket with options", strings.Replace(topDoc(""), "s3://acme/prod", "s3://acme/prod?endpoint=http://127.0.0.1:9000&region=x", 1), "", false},
 	{"bucket folder", strings.Replace(topDoc(""), "s3://acme/prod", "file:///srv/bucket", 1), "", false},
 	{"bucket relative folder", strings.Replace(topDoc(""), "s3://acme/prod", "file://./bucket", 1), "", false},
 	{"bucket with file host", strings.Replace(topDoc(""), "s3://acme/prod", "file://bucket/x", 1), "E302", false},
 	{"bucket with password", strings.Replace(topDoc(""), "s3://acme/prod", "https://ana:pw@host/x", 1), "E302", false},
 	{"bucket unknown scheme", strings.Replace(topDoc(""), "s3://", "s4://", 1), "E302", true},
+	{"mirrors", topDoc("mirrors: ['s3://acme-west/prod?region=us-west-2', https://mirror.example.org/acme, file://./mirror]\n"), "", false},
+	{"mirrors none", topDoc("mirrors: []\n"), "E205", true},
+	{"mirrors text", topDoc("mirrors: s3://acme-west\n"), "E203", true},
+	{"mirror without scheme", topDoc("mirrors: [acme-west]\n"), "E302", true},
+	{"mirror with password", topDoc("mirrors: ['https://ana:pw@host/x']\n"), "E302", false},
+	{"mirror is the bucket", topDoc("mirrors: ['s3://acme/prod/?region=eu-west-1', 's3://acme/prod/?path_style=true']\n"), "E318", false},
+	{"mirror twice", topDoc("mirrors: ['https://host/x', 'https://HOST/x/?ca=/c']\n"), "E318", false},
+	{"mirrors twice word for word", topDoc("mirrors: ['https://host/x', 'https://host/x']\n"), "E318", true},
+	{"mirrors of one name in two clouds", topDoc("mirrors: ['swift://acme/prod?auth=https://a/v3&region=A', 'swift://acme/prod?auth=https://a/v3&region=B', gs://acme/prod]\n"), "", false},
+	{"mirrors nine", topDoc("mirrors: [s3://m1, s3://m2, s3://m3, s3://m4, s3://m5, s3://m6, s3://m7, s3://m8, s3://m9]\n"), "E318", true},
 	{"platforms", topDoc("platforms: [debian-12, ubuntu-24.04, opensuse-leap-15.6]\n"), "", false},
 	{"platform without release", topDoc("platforms: [debian]\n"), "E303", true},
 	{"platform text", topDoc("platforms: debian-12\n"), "E203", true},
