@@ -38,7 +38,7 @@ runs your scripts at first boot and on a timer. Updating a fleet is a publish.`,
 	root.AddCommand(
 		newInitCmd(s), newValidateCmd(s), newExplainCmd(s),
 		newPublishCmd(s), newReleasesCmd(s), newResignCmd(s),
-		newUserDataCmd(s), newStatusCmd(s), newLogsCmd(s),
+		newUserDataCmd(s), newPolicyCmd(s), newStatusCmd(s), newLogsCmd(s),
 		newVersionCmd(s),
 	)
 	return root
