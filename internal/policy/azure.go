@@ -30,7 +30,7 @@ func azure(t target, gs []grant) Policy {
 	name := t.Name + "-" + string(t.For)
 	var b strings.Builder
 	fmt.Fprintf(&b, `# Least rights of a bootwell %s in container %s of storage account %s.
-# SUBSCRIPTION and GROUP are the account's; PRINCIPAL is the object ID of the identity that gets them.
+# SUBSCRIPTION and GROUP are those of the account; PRINCIPAL is the object ID of the identity that gets them.
 SCOPE="/subscriptions/${SUBSCRIPTION:?}/resourceGroups/${GROUP:?}/providers/Microsoft.Storage/storageAccounts/%s/blobServices/default/containers/%s"
 az role definition create --role-definition '%s'
 az role assignment create --assignee-object-id "${PRINCIPAL:?}" --assignee-principal-type ServicePrincipal --role %s --scope "$SCOPE" \

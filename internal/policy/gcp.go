@@ -13,7 +13,7 @@ import (
 func gcp(t target, gs []grant) Policy {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# Least rights of a bootwell %s in gs://%s.
-# PROJECT is the bucket's project; MEMBER gets them, such as serviceAccount:web@PROJECT.iam.gserviceaccount.com
+# PROJECT is that of the bucket; MEMBER gets them, such as serviceAccount:web@PROJECT.iam.gserviceaccount.com
 `, t.For, t.bucket)
 	base := roleID(t.Name) + "_" + string(t.For)
 	bind := func(verb, permissions, condition string) {

@@ -35,6 +35,8 @@ type ServerConfig struct {
 	Versioning bool            // allow buckets with versions
 	Hook       func(*exec.Cmd) // changes each command before it starts, for example to enter a network namespace; may be nil
 	Client     *http.Client    // reaches Listen; nil: a plain one
+
+	iam string // socket of an IAM service; "": users in a file of the server's
 }
 
 // A Server is a real S3 server, versitygw: it enforces signatures and bucket
@@ -134,8 +136,12 @@ func (s *Server) start() error {
 		return err
 	}
 	defer out.Close()
-	args := []string{"--quiet", "--keep-alive", "--health", "/healthz", "--port", s.Addr, "--access", RootKey, "--secret", RootSecret,
-		"--iam-dir", filepath.Join(s.cfg.Dir, "iam"), "--iam-cache-disable", "posix"}
+	args := []string{"--quiet", "--keep-alive", "--health", "/healthz", "--port", s.Addr, "--access", RootKey, "--secret", RootSecret, "--iam-cache-disable"}
+	if s.cfg.iam != "" {
+		args = append(args, "--iam-standalone-endpoint", s.cfg.iam, "posix")
+	} else {
+		args = append(args, "--iam-dir", filepath.Join(s.cfg.Dir, "iam"), "posix")
+	}
 	if s.cfg.Versioning {
 		args = append(args, "--versioning-dir", filepath.Join(s.cfg.Dir, "versions"))
 	}

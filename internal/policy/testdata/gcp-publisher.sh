@@ -1,0 +1,10 @@
+# Least rights of a bootwell publisher in gs://acme.
+# PROJECT is that of the bucket; MEMBER gets them, such as serviceAccount:web@PROJECT.iam.gserviceaccount.com
+gcloud iam roles create acme_web_publisher_read --project="${PROJECT:?}" --permissions=storage.objects.get
+gcloud storage buckets add-iam-policy-binding gs://acme --member="${MEMBER:?}" --role="projects/$PROJECT/roles/acme_web_publisher_read" \
+  --condition='^;^title=acme_web_publisher_read;expression=resource.name.startsWith("projects/_/buckets/acme/objects/prod/tuf/") || resource.name.startsWith("projects/_/buckets/acme/objects/prod/packs/") || resource.name.startsWith("projects/_/buckets/acme/objects/prod/manifests/") || resource.name.startsWith("projects/_/buckets/acme/objects/prod/agents/") || resource.name.startsWith("projects/_/buckets/acme/objects/prod/locks/")'
+gcloud iam roles create acme_web_publisher_write --project="${PROJECT:?}" --permissions=storage.objects.create,storage.objects.delete
+gcloud storage buckets add-iam-policy-binding gs://acme --member="${MEMBER:?}" --role="projects/$PROJECT/roles/acme_web_publisher_write" \
+  --condition='^;^title=acme_web_publisher_write;expression=resource.name.startsWith("projects/_/buckets/acme/objects/prod/tuf/") || resource.name.startsWith("projects/_/buckets/acme/objects/prod/packs/") || resource.name.startsWith("projects/_/buckets/acme/objects/prod/manifests/") || resource.name.startsWith("projects/_/buckets/acme/objects/prod/agents/") || resource.name.startsWith("projects/_/buckets/acme/objects/prod/locks/")'
+gcloud iam roles create acme_web_publisher_list --project="${PROJECT:?}" --permissions=storage.objects.list
+gcloud storage buckets add-iam-policy-binding gs://acme --member="${MEMBER:?}" --role="projects/$PROJECT/roles/acme_web_publisher_list" --condition=None
