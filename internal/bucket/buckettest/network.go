@@ -91,7 +91,7 @@ func testBodyStalls(t *testing.T, l *badLine) {
 	data := noise(1 << 20)
 	Put(t, l.direct, "packs/p", data)
 	l.warm(t)
-	l.set(fault{kind: cutDown, bytes: 300_000, stall: true, times: 2})
+	l.set(fault{kind: cutDown, bytes: 300_000, stall: true, times: 1})
 	got, _, err := bucket.ReadAll(t.Context(), l.hasty(), "packs/p", bucket.GetOptions{}, 2<<20)
 	if err != nil || !bytes.Equal(got, data) {
 		t.Fatalf("%d bytes of %d, %v", len(got), len(data), err)

@@ -43,7 +43,9 @@ func TestRefused(t *testing.T) {
 	srv.CreateBucket("fleet")
 	buckettest.Put(t, open(t, srv.URL("fleet", ""), root()), "k", nil)
 	with := func(name string, source s3.Source) func(testing.TB, buckettest.Via) bucket.Bucket {
-		return func(t testing.TB, via buckettest.Via) bucket.Bucket { return openVia(t, srv.URL(name, ""), via, source) }
+		return func(t testing.TB, via buckettest.Via) bucket.Bucket {
+			return openVia(t, srv.URL(name, ""), via, source)
+		}
 	}
 	secrets := []string{"wrong/secret+key", "a/session+token"}
 	buckettest.TestRefused(t, []buckettest.Refusal{

@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -182,8 +181,8 @@ func (b *Bucket) Put(ctx context.Context, key string, body io.ReadSeeker, c buck
 	if err != nil {
 		return bucket.Object{}, fmt.Errorf("put %s: %w", key, err)
 	}
-	lent := &lentBody{ctx: ctx, body: body}
-	defer lent.back()
+	lent := wire.Lend(ctx, body)
+	defer lent.Back()
 	sum := sha256.New()
 	if _, err := io.Copy(sum, lent); err != nil {
 		return bucket.Object{}, fmt.Errorf("put %s: %w", key, err)
@@ -203,43 +202,6 @@ func (b *Bucket) Put(ctx context.Context, key string, body io.ReadSeeker, c buck
 		return bucket.Object{}, b.fail(ctx, "put", key, c, err)
 	}
 	return bucket.Object{Key: key, Size: size, ETag: info.ETag}, nil
-}
-
-// lentBody is the caller's body while the transport may read it. A transport
-// can go on reading for a moment after its answer; back ends that.
-type lentBody struct {
-	ctx  context.Context
-	mu   sync.Mutex
-	body io.ReadSeeker // nil: given back
-}
-
-var errReturned = errors.New("the body is read after the call")
-
-func (l *lentBody) Read(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.body == nil {
-		return 0, errReturned
-	}
-	if err := l.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return l.body.Read(p)
-}
-
-func (l *lentBody) Seek(offset int64, whence int) (int64, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.body == nil {
-		return 0, errReturned
-	}
-	return l.body.Seek(offset, whence)
-}
-
-func (l *lentBody) back() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.body = nil
 }
 
 // List implements [bucket.Bucket]: one request for each thousand objects. Names

@@ -70,8 +70,9 @@ func readBounded(name string, limit int64) ([]byte, error) {
 }
 
 // Classify gives an error of a round trip or a body its place in the vocabulary:
-// ctx's own error when ctx is done, ErrTruncated when a body broke off, else
-// ErrUnavailable. The words of the cause stay, without the URL.
+// ctx's own error when ctx is done, ErrTruncated when a body broke off (and not
+// the answer before it: that is a *url.Error), else ErrUnavailable. The words of
+// the cause stay, without the URL.
 func Classify(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
@@ -80,10 +81,11 @@ func Classify(ctx context.Context, err error) error {
 		return done
 	}
 	var ue *url.Error
-	if errors.As(err, &ue) {
+	roundTrip := errors.As(err, &ue)
+	if roundTrip {
 		err = ue.Err
 	}
-	if errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, io.ErrUnexpectedEOF) && !roundTrip {
 		return fmt.Errorf("%w: %w", bucket.ErrTruncated, err)
 	}
 	var cert *tls.CertificateVerificationError

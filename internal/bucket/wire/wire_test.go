@@ -1,6 +1,12 @@
 package wire
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -29,6 +35,29 @@ func TestContentRange(t *testing.T) {
 		if (err == nil) != c.ok || first != c.first || last != c.last || size != c.size {
 			t.Errorf("%q: %d-%d/%d, %v", c.header, first, last, size, err)
 		}
+	}
+}
+
+func TestClassify(t *testing.T) {
+	done, cancel := context.WithCancel(t.Context())
+	cancel()
+	broken := fmt.Errorf("broken: %w", io.ErrUnexpectedEOF)
+	for _, c := range []struct {
+		ctx       context.Context
+		err, want error
+	}{
+		{t.Context(), broken, bucket.ErrTruncated},
+		{t.Context(), &url.Error{Op: "Get", URL: "http://h/?sig=SECRET", Err: broken}, bucket.ErrUnavailable},
+		{t.Context(), io.EOF, bucket.ErrUnavailable},
+		{done, broken, context.Canceled},
+	} {
+		err := Classify(c.ctx, c.err)
+		if !errors.Is(err, c.want) || strings.Contains(err.Error(), "SECRET") {
+			t.Errorf("%v: %v, want %v", c.err, err, c.want)
+		}
+	}
+	if err := Classify(t.Context(), &url.Error{Err: broken}); errors.Is(err, bucket.ErrTruncated) {
+		t.Errorf("an answer that broke off is worth another try: %v", err)
 	}
 }
 
