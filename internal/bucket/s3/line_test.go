@@ -52,6 +52,9 @@ func TestRefused(t *testing.T) {
 		{Name: "wrong access key", Open: with("fleet", s3.Static("nobody", secrets[0], "")), Words: "InvalidAccessKeyId", Secrets: secrets},
 		{Name: "wrong secret", Open: with("fleet", s3.Static(buckettest.RootKey, secrets[0], "")), Words: "SignatureDoesNotMatch", Secrets: secrets},
 		{Name: "wrong session token", Open: with("fleet", s3.Static(buckettest.RootKey, secrets[0], secrets[1])), Words: "InvalidToken", Secrets: secrets},
+		{Name: "unsigned", Words: "AccessDenied", Open: func(t testing.TB, via buckettest.Via) bucket.Bucket {
+			return openVia(t, srv.URL("fleet", "")+"&anonymous=true", via, root())
+		}},
 		{Name: "missing bucket", Open: with("nothere", root()), Want: bucket.ErrNoBucket, Words: "NoSuchBucket"},
 	})
 }

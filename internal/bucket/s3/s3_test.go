@@ -94,47 +94,6 @@ func TestEachCallIsOneRequest(t *testing.T) {
 	one("a delete")
 }
 
-func TestRefusals(t *testing.T) {
-	srv := buckettest.VersityGW(t)
-	srv.CreateBucket("fleet")
-	buckettest.Put(t, open(t, srv.URL("fleet", ""), root()), "k", []byte("x"))
-	for _, c := range []struct {
-		name, url string
-		source    s3.Source
-		want      error
-		words     string
-	}{
-		{"wrong access key", srv.URL("fleet", ""), s3.Static("nobody", "rootsecret", ""), bucket.ErrPermission, "InvalidAccessKeyId"},
-		{"wrong secret", srv.URL("fleet", ""), s3.Static("root", "wrong", ""), bucket.ErrPermission, "SignatureDoesNotMatch"},
-		{"unsigned", srv.URL("fleet", "") + "&anonymous=true", root(), bucket.ErrPermission, "AccessDenied"},
-		{"missing bucket", srv.URL("nothere", ""), root(), bucket.ErrNoBucket, "NoSuchBucket"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			b := open(t, c.url, c.source)
-			for method, err := range everyCall(t, b) {
-				if !errors.Is(err, c.want) {
-					t.Errorf("%s: %v, want %v", method, err, c.want)
-				} else if !strings.Contains(err.Error(), c.words) {
-					t.Errorf("%s: %v does not say %s", method, err, c.words)
-				}
-			}
-		})
-	}
-}
-
-// everyCall returns the error of each method with the key k.
-func everyCall(t *testing.T, b bucket.Bucket) map[string]error {
-	t.Helper()
-	errs := map[string]error{}
-	_, _, errs["get"] = bucket.ReadAll(t.Context(), b, "k", bucket.GetOptions{}, 10)
-	_, errs["put"] = b.Put(t.Context(), "k", strings.NewReader("y"), bucket.Condition{})
-	_, errs["put if absent"] = b.Put(t.Context(), "n", strings.NewReader("y"), bucket.Condition{IfAbsent: true})
-	errs["delete"] = b.Delete(t.Context(), "k")
-	for _, errs["list"] = range b.List(t.Context(), "", "") {
-	}
-	return errs
-}
-
 // In a bubble the clock stands at the year 2000, and requests are signed so.
 func TestWrongClock(t *testing.T) {
 	srv := buckettest.VersityGW(t)
@@ -160,7 +119,7 @@ func TestWrongClock(t *testing.T) {
 
 func TestServerGone(t *testing.T) {
 	b := open(t, "s3://fleet?endpoint=http://127.0.0.1:1", root())
-	for method, err := range everyCall(t, b) {
+	for method, err := range buckettest.EveryCall(t, b, "k") {
 		if !errors.Is(err, bucket.ErrUnavailable) {
 			t.Errorf("%s: %v, want %v", method, err, bucket.ErrUnavailable)
 		}
