@@ -69,12 +69,16 @@ func (s *Service) ec2Get(w http.ResponseWriter, r *http.Request, all func(Creden
 		http.Error(w, "404 - Not Found", http.StatusNotFound)
 		return
 	}
-	userData, creds := s.state()
+	userData := s.data()
 	path := strings.Trim(r.PathValue("path"), "/")
 	if path == "user-data" && userData != nil {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		_, _ = w.Write(userData)
 		return
+	}
+	var creds Credentials
+	if strings.HasPrefix(path, "meta-data/iam/security-credentials/") {
+		creds = s.credentials()
 	}
 	t := all(creds)
 	if userData != nil && path == "" {

@@ -1,7 +1,8 @@
 // Package metadata is the metadata service of a cloud, as one VM sees it at
 // 169.254.169.254: an http.Handler for tests that must not reach a real one.
-// It knows the EC2 form (IMDSv2 only) and the OpenStack form; another cloud
-// is another function from a Service to an http.Handler.
+// It knows the forms of EC2 (IMDSv2 only), OpenStack, Azure and Google Compute
+// Engine, and the disks that OpenStack and Azure give a VM beside it. What an
+// identity gets is the caller's to say, so that it is what a store accepts.
 package metadata
 
 import (
@@ -14,14 +15,14 @@ import (
 
 // Machine is what the service says of its VM.
 type Machine struct {
-	ID        string // "i-0123456789abcdef0"; on OpenStack a UUID
+	ID        string // "i-0123456789abcdef0"; on OpenStack and Azure a UUID, on GCE digits
 	Region    string // "eu-west-1"
 	Zone      string // "eu-west-1a"
 	Hostname  string
 	MAC       string // of the first interface, lower case with colons
 	IP        string // private address
 	Type      string // "t3.micro"
-	Account   string // account or project
+	Account   string // account, project or subscription
 	Role      string // name of the instance role; "" is a VM without one
 	Tags      map[string]string
 	PublicKey string // an authorized_keys line, or ""
@@ -53,16 +54,20 @@ type Service struct {
 	cloud   http.Handler
 	now     func() time.Time
 
-	mu       sync.Mutex
-	userData []byte
-	creds    Credentials
-	tokens   map[string]time.Time // IMDSv2 token to its end
-	requests []Request
-	down     bool
+	mu         sync.Mutex
+	userData   []byte
+	vendorData [2][]byte // OpenStack: static and dynamic
+	role       func(now time.Time) Credentials
+	identities []Identity
+	bearer     TokenFunc
+	health     []Health
+	tokens     map[string]time.Time // IMDSv2 token to its end
+	requests   []Request
+	down       bool
 }
 
 func newService(m Machine) *Service {
-	return &Service{machine: m, now: time.Now, tokens: map[string]time.Time{}}
+	return &Service{machine: m, now: time.Now, tokens: map[string]time.Time{}, role: func(time.Time) Credentials { return Credentials{} }}
 }
 
 // SetUserData sets the user-data, byte for byte. nil is none.
@@ -74,9 +79,17 @@ func (s *Service) SetUserData(b []byte) {
 
 // SetCredentials sets what the instance role gives from now on.
 func (s *Service) SetCredentials(c Credentials) {
+	s.SetRole(func(time.Time) Credentials { return c })
+}
+
+// SetRole sets how the instance role's credentials are made: role is called
+// at each request for them, one call at a time, with the time of the request.
+// It gives the same until it rotates them, as EC2 does some minutes before
+// they expire.
+func (s *Service) SetRole(role func(now time.Time) Credentials) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.creds = c
+	s.role = role
 }
 
 // SetDown makes every answer 503 until it is set to false.
@@ -115,15 +128,22 @@ func (s *Service) Count(method, part string, status int) int {
 // ServeHTTP answers as the cloud does. The request is noted before the
 // client has its answer.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.serve(s.cloud, w, r)
+}
+
+func (s *Service) serve(h http.Handler, w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	down := s.down
 	s.mu.Unlock()
-	w = &notedWriter{ResponseWriter: w, note: func(status int) { s.note(r, status) }}
+	noted := &notedWriter{ResponseWriter: w, note: func(status int) { s.note(r, status) }}
 	if down {
-		http.Error(w, "service unavailable", http.StatusServiceUnavailable)
+		http.Error(noted, "service unavailable", http.StatusServiceUnavailable)
 		return
 	}
-	s.cloud.ServeHTTP(w, r)
+	h.ServeHTTP(noted, r)
+	if !noted.done {
+		noted.WriteHeader(http.StatusOK)
+	}
 }
 
 func (s *Service) note(r *http.Request, status int) {
@@ -156,11 +176,18 @@ func (w *notedWriter) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
-// state is a consistent copy of what can change.
-func (s *Service) state() (userData []byte, c Credentials) {
+// data is the user-data that is set now.
+func (s *Service) data() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.userData, s.creds
+	return s.userData
+}
+
+// credentials are those of the instance role, made now.
+func (s *Service) credentials() Credentials {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.role(s.now())
 }
 
 // tree answers paths of a tree whose leaves are texts, and lists its

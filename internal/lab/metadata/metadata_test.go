@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -180,5 +181,61 @@ func TestOpenStackPaths(t *testing.T) {
 	_, body = ask(t, serve(t, NewOpenStack(Machine{ID: "u"})), "GET", "/openstack/latest/meta_data.json")
 	if !strings.Contains(body, `"meta": {}`) {
 		t.Errorf("without tags: %s", body)
+	}
+}
+
+func TestOpenStackVendorDataAndConfigDrive(t *testing.T) {
+	m := vm
+	m.ID = "83679162-1378-4288-a2d4-70e13ec132aa"
+	s := NewOpenStack(m)
+	s.SetUserData([]byte("#!/bin/sh\n"))
+	s.SetVendorData([]byte(`{"cloud-init":"#cloud-config"}`), nil)
+	srv := serve(t, s)
+	drive := s.ConfigDrive()
+	for name, want := range map[string]string{"vendor_data.json": `{"cloud-init":"#cloud-config"}`, "vendor_data2.json": "{}", "user_data": "#!/bin/sh\n"} {
+		if _, body := ask(t, srv, "GET", "/openstack/latest/"+name); body != want {
+			t.Errorf("%s: %q, want %q", name, body, want)
+		}
+		if got := string(drive["openstack/latest/"+name]); got != want {
+			t.Errorf("%s on the drive: %q, want %q", name, got, want)
+		}
+	}
+	if !strings.Contains(string(drive["openstack/latest/meta_data.json"]), m.ID) || drive["openstack/latest/password"] != nil {
+		t.Errorf("the drive: %q", drive)
+	}
+}
+
+// Credentials that end while the VM runs: the service gives new ones before.
+func TestEC2RoleRotates(t *testing.T) {
+	s := NewEC2(vm)
+	now := time.Now()
+	s.now = func() time.Time { return now }
+	made := 0
+	var current Credentials
+	s.SetRole(func(now time.Time) Credentials {
+		if current.Expires.Sub(now) < 5*time.Minute {
+			made++
+			current = Credentials{AccessKeyID: "AKID" + strconv.Itoa(made), SecretAccessKey: "s", SessionToken: "t", Expires: now.Add(time.Hour)}
+		}
+		return current
+	})
+	srv := serve(t, s)
+	_, token := ask(t, srv, "PUT", "/latest/api/token", tokenTTLHeader, "21600")
+	for _, c := range []struct {
+		after time.Duration
+		want  string
+	}{{0, "AKID1"}, {54 * time.Minute, "AKID1"}, {2 * time.Minute, "AKID2"}, {2 * time.Hour, "AKID3"}} {
+		now = now.Add(c.after)
+		_, body := ask(t, srv, "GET", "/latest/meta-data/iam/security-credentials/vm", tokenHeader, token)
+		var doc struct {
+			AccessKeyID string
+			Expiration  time.Time
+		}
+		if err := json.Unmarshal([]byte(body), &doc); err != nil || doc.AccessKeyID != c.want || !doc.Expiration.After(now) {
+			t.Errorf("after %s: %s, %v; want %s", c.after, body, err, c.want)
+		}
+	}
+	if ask(t, srv, "GET", "/latest/meta-data/iam/security-credentials/", tokenHeader, token); made != 3 {
+		t.Errorf("credentials were made %d times, want 3", made)
 	}
 }

@@ -40,11 +40,7 @@ func (s *Service) openStackGet(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	userData, _ := s.state()
-	t := s.machine.openStackTree()
-	if userData != nil {
-		t["user_data"] = string(userData)
-	}
+	t := s.openStackTree()
 	path := strings.Trim(r.PathValue("path"), "/")
 	if _, ok := t[path]; !ok && path != "" {
 		http.NotFound(w, r)
@@ -61,6 +57,44 @@ func (m Machine) novaTree(Credentials) tree {
 			if strings.HasPrefix(path, no) {
 				delete(t, path)
 			}
+		}
+	}
+	return t
+}
+
+// SetVendorData sets what the cloud adds for its VMs, as JSON: static is
+// vendor_data.json, dynamic vendor_data2.json. nil is an empty object.
+// cloud-init takes what is below their key "cloud-init" as user-data that
+// comes before the user's own. A config drive made later has them too.
+func (s *Service) SetVendorData(static, dynamic []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.vendorData = [2][]byte{static, dynamic}
+}
+
+// ConfigDrive is what Nova puts on the disk labelled "config-2" of a server
+// that has one: a file's path, with slashes, to its content.
+// Source: "Config drives" in the Nova user documentation.
+func (s *Service) ConfigDrive() map[string][]byte {
+	files := map[string][]byte{}
+	for name, text := range s.openStackTree() {
+		if name != "password" { // Nova has it in its service only
+			files["openstack/latest/"+name] = []byte(text)
+		}
+	}
+	return files
+}
+
+func (s *Service) openStackTree() tree {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.machine.openStackTree()
+	if s.userData != nil {
+		t["user_data"] = string(s.userData)
+	}
+	for i, name := range []string{"vendor_data.json", "vendor_data2.json"} {
+		if s.vendorData[i] != nil {
+			t[name] = string(s.vendorData[i])
 		}
 	}
 	return t
