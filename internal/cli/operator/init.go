@@ -27,7 +27,7 @@ import (
 
 type initFlags struct {
 	bucket, example, name, keys string
-	noPassphrase                bool
+	noPassphrase, create        bool
 	lifetime                    time.Duration
 }
 
@@ -40,6 +40,7 @@ func newInitCmd(s *cli.Session) *cobra.Command {
 changed), makes the signing keys, and writes the project's root of trust to the
 bucket. Run it again after an error: it goes on where it stopped.`,
 		Example: `  bootwell init --bucket s3://acme-provision/prod?region=eu-west-1
+  bootwell init --bucket gs://acme-provision?project=acme --create-bucket
   bootwell init --example web         a complete project with a folder as bucket`,
 		RunE: func(c *cobra.Command, _ []string) error { return runInit(c.Context(), s, f) },
 	}
@@ -48,6 +49,7 @@ bucket. Run it again after an error: it goes on where it stopped.`,
 	c.Flags().StringVar(&f.name, "project", "", "`name` of the project (default: the folder's name)")
 	c.Flags().StringVar(&f.keys, "keys", "", "`folder` for the private keys (default: in the user's config folder)")
 	c.Flags().BoolVar(&f.noPassphrase, "no-passphrase", false, "keep the private keys in clear (for CI and trials)")
+	c.Flags().BoolVar(&f.create, "create-bucket", false, "make the bucket first: private, old versions kept, public access blocked, as far as its API can")
 	c.Flags().DurationVar(&f.lifetime, "lifetime", trust.DefaultLifetime, "how long signatures are good (`duration`)")
 	return c
 }
@@ -141,6 +143,11 @@ func (w *workspace) initBucket(ctx context.Context, f initFlags, keys trust.Keys
 	}
 	if err := w.open(ctx); err != nil {
 		return bucket.Caps{}, err
+	}
+	if f.create && !strings.HasPrefix(w.url, "file:") { // a folder was made above
+		if err := w.createBucket(ctx); err != nil {
+			return bucket.Caps{}, err
+		}
 	}
 	caps := w.b.Caps()
 	if caps.ReadOnly {
