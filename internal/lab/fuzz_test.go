@@ -3,6 +3,7 @@ package lab
 import (
 	"bytes"
 	"io"
+	"net/netip"
 	"testing"
 )
 
@@ -47,6 +48,18 @@ func FuzzKernelPayload(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if p, err := kernelPayload(b); err == nil && len(p) > len(b) {
 			t.Error("the payload is larger than the file")
+		}
+	})
+}
+
+func FuzzAnswerName(f *testing.F) {
+	f.Add([]byte("\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x08metadata\x06google\x08internal\x00\x00\x01\x00\x01"))
+	f.Add([]byte("\x12\x34\x81\x80"))
+	zone := map[string]netip.Addr{"metadata.google.internal": netip.MustParseAddr(MetadataAddress)}
+	f.Fuzz(func(t *testing.T, query []byte) {
+		reply := answerName(query, zone)
+		if reply != nil && (len(reply) < 12 || reply[0] != query[0] || reply[1] != query[1] || reply[2]&0x80 == 0) {
+			t.Errorf("no answer to %q: %q", query, reply)
 		}
 	})
 }

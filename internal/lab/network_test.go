@@ -84,3 +84,30 @@ func TestNetworkRunsAndEndsPrograms(t *testing.T) {
 		t.Error("a closed network still works")
 	}
 }
+
+func TestNetworkServesNames(t *testing.T) {
+	n := newNetwork(t, "192.0.2.10")
+	if err := n.ServeNames(map[string]string{"metadata.google.internal": "192.0.2.10"}); err != nil {
+		t.Fatal(err)
+	}
+	var out, errs bytes.Buffer
+	look := exec.Command("getent", "ahostsv4", "Metadata.Google.internal")
+	look.Stdout, look.Stderr = &out, &errs
+	if err := n.Start(look); err != nil {
+		t.Fatal(err)
+	}
+	if err := look.Wait(); err != nil || !strings.HasPrefix(out.String(), "192.0.2.10 ") {
+		t.Errorf("a known name: %q, %v %s", out.String(), err, errs.String())
+	}
+	look = exec.Command("getent", "ahostsv4", "example.com")
+	if err := n.Start(look); err != nil {
+		t.Fatal(err)
+	}
+	var ee *exec.ExitError
+	if err := look.Wait(); !errors.As(err, &ee) || ee.ExitCode() != 2 {
+		t.Errorf("an unknown name: %v, want getent's exit code 2", err)
+	}
+	if err := n.ServeNames(map[string]string{"x": "::1"}); err == nil {
+		t.Error("an address of another kind was taken")
+	}
+}
