@@ -36,7 +36,7 @@ runs your scripts at first boot and on a timer. Updating a fleet is a publish.`,
 		&cobra.Group{ID: "fleet", Title: "Fleet:"},
 	)
 	root.AddCommand(
-		newInitCmd(s), newValidateCmd(s), newExplainCmd(s),
+		newInitCmd(s), newValidateCmd(s), newExplainCmd(s), newDoctorCmd(s),
 		newPublishCmd(s), newReleasesCmd(s), newResignCmd(s),
 		newUserDataCmd(s), newPolicyCmd(s), newStatusCmd(s), newLogsCmd(s),
 		newVersionCmd(s),

@@ -1,0 +1,238 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+)
+
+const (
+	rootKey      = "tuf/metadata/1.root.json"
+	timestampKey = "tuf/metadata/timestamp.json"
+	maxRoot      = 1 << 20
+	maxTimestamp = 256 << 10
+)
+
+// A Signer is a bucket that tells where the credentials that sign its requests
+// come from, such as "environment", without any part of them.
+type Signer interface {
+	Signer(ctx context.Context) (source string, err error)
+}
+
+// access is what the first request with credentials showed.
+type access struct {
+	usable  bool
+	root    []byte // of 1.root.json; nil: not there, or not to be read
+	err     error  // why root is nil
+	source  string // of the credentials; "": not known
+	trouble Finding
+}
+
+// access reads what every project has and everybody may read.
+func (p *Probe) access(ctx context.Context, t Target) *access {
+	a := &access{}
+	within(ctx, p, func(ctx context.Context) (none struct{}) {
+		a.root, _, a.err = bucket.ReadAll(ctx, t.Bucket, rootKey, bucket.GetOptions{}, maxRoot)
+		return
+	})
+	if s, ok := bucket.As[Signer](t.Bucket); ok {
+		within(ctx, p, func(ctx context.Context) (none struct{}) {
+			if source, err := s.Signer(ctx); err == nil {
+				a.source = source
+			}
+			return
+		})
+	}
+	switch {
+	case a.err == nil, errors.Is(a.err, bucket.ErrNotExist):
+		a.usable = true
+	default:
+		a.trouble = trouble(t, a.err)
+		a.usable = a.trouble.Cause == "denied"
+	}
+	return a
+}
+
+// settle joins what the way to the endpoint and the first request showed. The
+// request counts: an endpoint that answers it is reached.
+func (a *access) settle(way Findings, t Target) Findings {
+	for i := range way {
+		if way[i].Check == "endpoint" && way[i].Status == Problem && a.usable {
+			way[i].Status = Warning
+			way[i].Message += "; yet the bucket's own requests are answered"
+		}
+	}
+	reached := !slices.ContainsFunc(way, func(f Finding) bool { return f.Check == "endpoint" && f.Status == Problem })
+	switch {
+	case a.usable:
+		return append(way, a.credentials(t)...)
+	case !reached && a.trouble.Check == "endpoint":
+		return way
+	case a.trouble.Check == "endpoint":
+		way = slices.DeleteFunc(way, func(f Finding) bool { return f.Check == "endpoint" })
+		return append(Findings{a.trouble}, way...)
+	case a.trouble.Cause == "clock":
+		return append(slices.DeleteFunc(way, func(f Finding) bool { return f.Check == "clock" }), a.trouble)
+	case a.trouble.Check == "bucket":
+		return append(append(way, a.credentials(t)...), a.trouble)
+	}
+	return append(way, a.trouble)
+}
+
+// credentials are good when the server answered a signed request at all.
+func (a *access) credentials(t Target) Findings {
+	switch {
+	case a.source != "":
+		return Findings{ok("credentials", "from %s", a.source)}
+	case scheme(t.URL) == "file" || t.Bucket.Caps().ReadOnly:
+		return nil
+	}
+	return Findings{ok("credentials", "accepted")}
+}
+
+// openTrouble is why a bucket could not even be opened.
+func openTrouble(t Target) Finding {
+	if f := trouble(t, t.Err); f.Cause != "failed" {
+		return f
+	}
+	return bad("bucket", Problem, "bad_url", t.Err.Error(), "correct bucket: "+shown(t.URL))
+}
+
+var regionWords = regexp.MustCompile(`region=([A-Za-z0-9_-]+)`)
+
+// trouble says what an error of a bucket means for the reader.
+func trouble(t Target, err error) Finding {
+	text := said(err)
+	switch {
+	case errors.Is(err, bucket.ErrNoBucket):
+		return noBucket(t, err, text)
+	case errors.Is(err, bucket.ErrPermission):
+		return refusal(t, text)
+	case errors.Is(err, bucket.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
+		fix := "try again; if it stays so, look at the server's own state"
+		if scheme(t.URL) == "file" {
+			fix = "check that the folder is mounted"
+		}
+		return bad("endpoint", Problem, "unavailable", shown(t.URL)+" does not answer as a bucket: "+text, fix)
+	case errors.Is(err, context.Canceled):
+		return unknown("bucket", "interrupted", "interrupted")
+	case errors.Is(err, fs.ErrPermission):
+		return bad("bucket", Problem, "denied", text, "check the owner and mode of the folder")
+	}
+	return bad("bucket", Problem, "failed", text, "compare the endpoint with the kind of bucket that "+scheme(t.URL)+": is")
+}
+
+func noBucket(t Target, err error, text string) Finding {
+	if strings.Contains(err.Error(), "another region") {
+		fix := "name the region of the bucket: region=NAME in its URL"
+		if m := regionWords.FindStringSubmatch(err.Error()); m != nil && m[1] != "NAME" {
+			fix = "write region=" + m[1] + " in the bucket's URL: " + shown(t.URL) + "?region=" + m[1]
+		}
+		return bad("bucket", Problem, "wrong_region", shown(t.URL)+" is in another region", fix)
+	}
+	if scheme(t.URL) == "file" {
+		fix := "bootwell init makes the folder"
+		if near := sibling(t.URL); near != "" {
+			fix = "did you mean " + near + "? Else: " + fix
+		}
+		return bad("bucket", Problem, "no_bucket", shown(t.URL)+" is not there", fix)
+	}
+	return bad("bucket", Problem, "no_bucket", shown(t.URL)+" does not exist there ("+text+")",
+		"check its name and endpoint=, or make it: bootwell init --create-bucket")
+}
+
+// sibling returns a folder beside a missing one whose name is much alike.
+func sibling(raw string) string {
+	path := strings.TrimPrefix(shown(raw), "file://")
+	found, err := filepath.Glob(filepath.Join(filepath.Dir(path), "*"))
+	if err != nil || !filepath.IsAbs(path) {
+		return ""
+	}
+	want := strings.ToLower(filepath.Base(path))
+	for _, f := range found {
+		have := strings.ToLower(filepath.Base(f))
+		if strings.HasPrefix(have, want) || strings.HasPrefix(want, have) && len(have) > 2 {
+			return f
+		}
+	}
+	return ""
+}
+
+// refusals are what servers and our own providers say of credentials, by a word
+// of theirs.
+var refusals = []struct{ word, cause, message, fix string }{
+	{"no credentials found", "credentials_missing", "there are none", ""},
+	{"ExpiredToken", "credentials_expired", "they have expired", "renew them (aws sso login, or new AWS_SESSION_TOKEN), then try again"},
+	{"have expired", "credentials_expired", "they have expired", "renew them, then try again"},
+	{"expired", "credentials_expired", "they have expired", "renew them, then try again"},
+	{"RequestTimeTooSkewed", "clock", "", ""},
+	{"RequestExpired", "clock", "", ""},
+	{"clock of this machine", "clock", "", ""},
+	{"SignatureDoesNotMatch", "credentials_wrong", "the secret does not belong to the key", "compare both halves with those that the server's console shows, or make a new pair"},
+	{"InvalidAccessKeyId", "credentials_wrong", "the server does not know the access key", "check that the key is of this server and account, or make a new one"},
+	{"InvalidToken", "credentials_wrong", "the session token is not valid", "renew AWS_SESSION_TOKEN together with the keys, or unset it for permanent keys"},
+	{"AuthenticationFailed", "credentials_wrong", "the server does not accept them", "check the account's name and key, or the SAS"},
+	{"401", "credentials_wrong", "the server does not accept them", "check them against what the cloud's own tool uses"},
+	{"Unauthorized", "credentials_wrong", "the server does not accept them", "check them against what the cloud's own tool uses"},
+}
+
+// refusal tells bad credentials from a missing right.
+func refusal(t Target, text string) Finding {
+	for _, r := range refusals {
+		if !strings.Contains(text, r.word) {
+			continue
+		}
+		switch r.cause {
+		case "clock":
+			return bad("clock", Problem, "clock", "the server refuses requests because of this machine's clock: "+text, "set this machine's clock: timedatectl set-ntp true, or chronyc makestep")
+		case "credentials_missing":
+			return bad("credentials", Problem, r.cause, text, missingFix(t.URL))
+		}
+		return bad("credentials", Problem, r.cause, r.message+" ("+text+")", r.fix)
+	}
+	return bad("read", Problem, "denied", "may not read tuf/: "+text, rightsFix)
+}
+
+const rightsFix = "give this identity the rights that bootwell policy prints"
+
+func missingFix(url string) string {
+	switch scheme(url) {
+	case "s3":
+		return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE for a profile of ~/.aws; on a VM give it an instance role"
+	case "az":
+		return "az login, or set AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN; on a VM give it a managed identity"
+	case "gs":
+		return "gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS; on a VM give it a service account"
+	case "swift":
+		return "set OS_AUTH_URL, OS_APPLICATION_CREDENTIAL_ID and OS_APPLICATION_CREDENTIAL_SECRET; on a VM write them to /etc/bootwell/credentials"
+	}
+	return "the server wants credentials that this kind of bucket does not send"
+}
+
+// said is what an error says behind the word of our own vocabulary.
+func said(err error) string {
+	text := err.Error()
+	for _, s := range []error{
+		bucket.ErrPermission, bucket.ErrUnavailable, bucket.ErrNoBucket, bucket.ErrUnsupported, bucket.ErrNotExist,
+	} {
+		if !errors.Is(err, s) {
+			continue
+		}
+		if _, after, ok := strings.Cut(text, s.Error()+": "); ok {
+			return strings.TrimSuffix(after, " (attempt 2)")
+		}
+	}
+	return strings.TrimSuffix(text, " (attempt 2)")
+}
+
+// denied is a finding for one right that an identity lacks.
+func denied(check string, s Status, what string, err error) Finding {
+	return bad(check, s, "denied", fmt.Sprintf("may not %s: %s", what, said(err)), rightsFix)
+}

@@ -1,0 +1,338 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+)
+
+// never is an ETag that no object has: too short for a digest, too small for a
+// count of nanoseconds or a generation.
+const never = "1"
+
+// racers is how many writers race for one object.
+const racers = 4
+
+// readerRights are those that status, logs and releases need.
+func (p *Probe) readerRights(ctx context.Context, t Target) Findings {
+	fs := Findings{p.read(ctx, t), p.list(ctx, t, "reports/", Problem, "status, logs")}
+	return slices.DeleteFunc(fs, func(f Finding) bool { return f.Check == "" })
+}
+
+// publisherRights are those that publish and status need, and whether the
+// bucket keeps its promises.
+func (p *Probe) publisherRights(ctx context.Context, t Target) Findings {
+	fs := Findings{p.read(ctx, t)}
+	if t.Bucket.Caps().ReadOnly {
+		return append(fs, bad("write", Problem, "read_only", "a web server is only read: listing, writing and deleting are not probed",
+			"name the bucket's own address in bucket: (s3://…, az://…, gs://…, swift://…, file://…); give VMs this one with bootwell user-data --bucket"))
+	}
+	lists := make(chan Findings, 1)
+	go func() {
+		lists <- Findings{p.list(ctx, t, "packs/", Problem, "publish"), p.list(ctx, t, "reports/", Warning, "status and logs")}
+	}()
+	own := p.ownObjects(ctx, t)
+	fs = append(fs, <-lists...)
+	fs = append(fs, own...)
+	return append(fs, p.signedPart(ctx, t))
+}
+
+func (p *Probe) read(ctx context.Context, t Target) Finding {
+	return within(ctx, p, func(ctx context.Context) Finding {
+		began := time.Now()
+		r, _, err := t.Bucket.Get(ctx, timestampKey, bucket.GetOptions{})
+		if err == nil {
+			r.Close()
+		}
+		switch {
+		case err == nil, errors.Is(err, bucket.ErrNotExist):
+			return ok("read", "tuf/, in %d ms", time.Since(began).Milliseconds())
+		case errors.Is(err, bucket.ErrPermission) && t.Anchor.IsZero():
+			return bad("read", Warning, "denied", "may not read tuf/, or there is nothing yet: "+said(err),
+				"run bootwell init; if it fails, "+rightsFix)
+		case errors.Is(err, bucket.ErrPermission):
+			return denied("read", Problem, "read tuf/", err)
+		}
+		return failed("read", err)
+	})
+}
+
+// list asks for one name below prefix.
+func (p *Probe) list(ctx context.Context, t Target, prefix string, bad Status, need string) Finding {
+	check := "list " + prefix
+	if t.Bucket.Caps().NoList {
+		return Finding{}
+	}
+	return within(ctx, p, func(ctx context.Context) Finding {
+		var err error
+		for _, err = range t.Bucket.List(ctx, prefix, "") {
+			break
+		}
+		switch {
+		case err == nil:
+			return ok(check, "allowed")
+		case errors.Is(err, bucket.ErrPermission):
+			return denied(check, bad, "list "+prefix+", which "+need+" need", err)
+		}
+		return failed(check, err)
+	})
+}
+
+// failed is a check that could not be made.
+func failed(check string, err error) Finding {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return unknown(check, "timeout", "no answer in time")
+	}
+	return unknown(check, "failed", "%s", said(err))
+}
+
+// ownObjects writes objects of its own below locks/ and takes them away again.
+// Without the right to take them away it writes none.
+func (p *Probe) ownObjects(ctx context.Context, t Target) Findings {
+	o := &own{Probe: p, b: t.Bucket, key: "locks/doctor-" + rand.Text()}
+	del := within(ctx, p, o.delete)
+	if del.Status != OK {
+		why := "not probed: what is written below locks/ could not be removed again"
+		return Findings{unknown("write", "not_asked", "%s", why), del, unknown("conditions", "not_asked", "%s", why)}
+	}
+	defer o.clear(ctx)
+	write := within(ctx, p, o.write)
+	if write.Status != OK {
+		return Findings{write, del, unknown("conditions", "not_asked", "not probed: nothing can be written")}
+	}
+	conditions := within(ctx, p, o.conditions)
+	if left := o.clear(ctx); left != nil {
+		del = bad("delete", Problem, "failed", "what this check wrote is still there: "+said(left), "delete "+o.key+"* in the bucket by hand")
+	}
+	return Findings{write, del, conditions}
+}
+
+// own is the objects of one look.
+type own struct {
+	*Probe
+	b       bucket.Bucket
+	key     string // and those that begin so
+	etag    string // of the object key
+	clean   sync.Once
+	left    error
+	written []string
+}
+
+func (o *own) put(ctx context.Context, key, text string, c bucket.Condition) (bucket.Object, error) {
+	return o.b.Put(ctx, key, bytes.NewReader([]byte(text)), c)
+}
+
+// delete tries the right with a name that is not there.
+func (o *own) delete(ctx context.Context) Finding {
+	err := o.b.Delete(ctx, o.key)
+	switch {
+	case err == nil:
+		return ok("delete", "locks/")
+	case errors.Is(err, bucket.ErrPermission):
+		return denied("delete", Problem, "delete below locks/", err)
+	}
+	return failed("delete", err)
+}
+
+func (o *own) write(ctx context.Context) Finding {
+	o.written = []string{o.key, o.key + "-race"}
+	began := time.Now()
+	obj, err := o.put(ctx, o.key, "bootwell doctor\n", bucket.Condition{})
+	took := time.Since(began)
+	switch {
+	case err == nil:
+	case errors.Is(err, bucket.ErrPermission):
+		return denied("write", Problem, "write below locks/", err)
+	default:
+		return failed("write", err)
+	}
+	o.etag = obj.ETag
+	if _, _, err := bucket.ReadAll(ctx, o.b, o.key, bucket.GetOptions{}, 1<<10); err != nil {
+		if errors.Is(err, bucket.ErrPermission) {
+			return denied("write", Problem, "read what it wrote below locks/", err)
+		}
+		return bad("write", Problem, "not_read_back", "what was written cannot be read back: "+said(err), "the bucket must show a write at once to who reads it next")
+	}
+	return ok("write", "locks/, in %d ms", took.Milliseconds())
+}
+
+// clear removes what was written, also when ctx is done.
+func (o *own) clear(ctx context.Context) error {
+	o.clean.Do(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.deadline())
+		defer cancel()
+		for _, key := range o.written {
+			o.left = errors.Join(o.left, o.b.Delete(ctx, key))
+		}
+	})
+	return o.left
+}
+
+// signedPart tries to write below tuf/ with a condition that cannot hold, and
+// the bytes that are there anyway.
+func (p *Probe) signedPart(ctx context.Context, t Target) Finding {
+	const check = "write tuf/"
+	return within(ctx, p, func(ctx context.Context) Finding {
+		may, why, err := mayOverwrite(ctx, t.Bucket, rootKey, nil)
+		switch {
+		case err != nil && errors.Is(err, bucket.ErrPermission):
+			return denied(check, Problem, "write below tuf/", err)
+		case may:
+			return ok(check, "allowed (tried with a condition that cannot hold: nothing was written)")
+		}
+		return unknown(check, "not_asked", "not probed: %s", why)
+	})
+}
+
+// mayOverwrite asks whether this identity may write key, without changing it:
+// it puts the bytes that the object has (body; nil: they are read) on the
+// condition of an ETag that no object has. A server checks rights before
+// conditions. Even one that ignores the condition leaves the object as it is.
+// err is a refusal; why says what kept it from asking.
+func mayOverwrite(ctx context.Context, b bucket.Bucket, key string, body []byte) (may bool, why string, err error) {
+	if !b.Caps().IfMatch {
+		return false, "this kind of bucket has no conditional writes, so trying would be writing", nil
+	}
+	if body == nil {
+		if body, _, err = bucket.ReadAll(ctx, b, key, bucket.GetOptions{}, maxRoot); err != nil {
+			return false, "there is no " + key + " to try it with", nil
+		}
+	}
+	_, err = b.Put(ctx, key, bytes.NewReader(body), bucket.Condition{IfMatch: never})
+	switch {
+	case err == nil, errors.Is(err, bucket.ErrPrecondition), errors.Is(err, bucket.ErrNotExist):
+		return true, "", nil
+	case errors.Is(err, bucket.ErrPermission):
+		return false, "", err
+	}
+	return false, said(err), nil
+}
+
+// conditions finds out whether conditional writes do what they promise: some
+// stores and proxies drop the headers and answer that all went well.
+func (o *own) conditions(ctx context.Context) Finding {
+	caps := o.b.Caps()
+	var broken []string
+	for _, try := range []struct {
+		promised bool
+		what     string
+		test     func(context.Context) (string, error)
+	}{
+		{caps.IfAbsent, "create-only", o.createOnly},
+		{caps.IfMatch, "compare-and-swap", o.compareAndSwap},
+		{caps.IfAbsent, "create-only in a race", o.raceAbsent},
+		{caps.IfMatch, "compare-and-swap in a race", o.raceMatch},
+	} {
+		if !try.promised {
+			continue
+		}
+		words, err := try.test(ctx)
+		if errors.Is(err, bucket.ErrUnsupported) {
+			words, err = "are refused", nil
+		}
+		if err != nil {
+			return failed("conditions", fmt.Errorf("%s: %w", try.what, err))
+		}
+		if words != "" {
+			broken = append(broken, try.what+" writes "+words)
+		}
+	}
+	switch {
+	case len(broken) > 0:
+		return bad("conditions", Problem, "no_conditions", join(broken)+": two who publish at once can lose a release",
+			"publish from one place at a time (one CI job, no parallel runs), or take a store or proxy that passes If-Match and If-None-Match on")
+	case !caps.IfAbsent && !caps.IfMatch:
+		return ok("conditions", "this kind of bucket has none; publishers take turns by a lock that settles")
+	case !caps.IfMatch || !caps.IfAbsent:
+		return ok("conditions", "those that this kind of bucket has do hold, also in a race of %d", racers)
+	}
+	return ok("conditions", "create-only and compare-and-swap hold, also in a race of %d", racers)
+}
+
+func join(list []string) string {
+	switch n := len(list); n {
+	case 0:
+		return ""
+	case 1:
+		return list[0]
+	default:
+		text := list[0]
+		for _, s := range list[1 : n-1] {
+			text += ", " + s
+		}
+		return text + " and " + list[n-1]
+	}
+}
+
+const ignored = "are ignored by the store or something before it"
+
+func (o *own) createOnly(ctx context.Context) (string, error) {
+	obj, err := o.put(ctx, o.key, "written twice\n", bucket.Condition{IfAbsent: true})
+	switch {
+	case errors.Is(err, bucket.ErrExists):
+		return "", nil
+	case err == nil:
+		o.etag = obj.ETag
+		return ignored, nil
+	}
+	return "", err
+}
+
+func (o *own) compareAndSwap(ctx context.Context) (string, error) {
+	old := o.etag
+	obj, err := o.put(ctx, o.key, "second\n", bucket.Condition{IfMatch: old})
+	if errors.Is(err, bucket.ErrPrecondition) {
+		return "fail although the object is as it was", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	o.etag = obj.ETag
+	obj, err = o.put(ctx, o.key, "third\n", bucket.Condition{IfMatch: old})
+	switch {
+	case errors.Is(err, bucket.ErrPrecondition):
+		return "", nil
+	case err == nil:
+		o.etag = obj.ETag
+		return ignored, nil
+	}
+	return "", err
+}
+
+func (o *own) raceAbsent(ctx context.Context) (string, error) {
+	return o.race(ctx, o.key+"-race", bucket.Condition{IfAbsent: true}, bucket.ErrExists)
+}
+
+func (o *own) raceMatch(ctx context.Context) (string, error) {
+	return o.race(ctx, o.key, bucket.Condition{IfMatch: o.etag}, bucket.ErrPrecondition)
+}
+
+// race lets several writers write one object on the same condition: one wins.
+func (o *own) race(ctx context.Context, key string, c bucket.Condition, lost error) (string, error) {
+	var wg sync.WaitGroup
+	errs := make([]error, racers)
+	for i := range errs {
+		wg.Go(func() { _, errs[i] = o.put(ctx, key, fmt.Sprintf("writer %d\n", i), c) })
+	}
+	wg.Wait()
+	won := 0
+	for _, err := range errs {
+		switch {
+		case err == nil:
+			won++
+		case !errors.Is(err, lost):
+			return "", err
+		}
+	}
+	if won > 1 {
+		return fmt.Sprintf("let %d of %d writers win", won, racers), nil
+	}
+	return "", nil
+}
