@@ -37,7 +37,7 @@ var arrows = map[string][]string{
 	"internal/lab/guest":         {},
 	"internal/lab/guest/boot":    {"internal/lab/guest"},
 	"internal/lab/metadata":      {},
-	"internal/cli":               {"internal/bucket", "internal/fleet", "internal/release", "internal/store", "internal/trust"},
+	"internal/cli":               {"internal/bucket", "internal/doctor", "internal/fleet", "internal/release", "internal/store", "internal/trust"},
 	"internal/cli/operator": {"examples", "internal/bucket", "internal/cli", "internal/doctor", "internal/fleet", "internal/policy", "internal/project", "internal/release",
 		"internal/store", "internal/trust", "internal/userdata"},
 	"internal/cli/vm":          {"internal/agent", "internal/bucket", "internal/cli", "internal/doctor", "internal/fleet", "internal/release"},

@@ -72,7 +72,8 @@ func (a *access) settle(way Findings, t Target) Findings {
 	reached := !slices.ContainsFunc(way, func(f Finding) bool { return f.Check == "endpoint" && f.Status == Problem })
 	switch {
 	case a.usable:
-		return append(way, a.credentials(t)...)
+		way = append(way, a.credentials(t)...)
+		return append(way, ok("bucket", "%s", shown(t.URL)))
 	case !reached && a.trouble.Check == "endpoint":
 		return way
 	case a.trouble.Check == "endpoint":

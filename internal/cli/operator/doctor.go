@@ -6,14 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/bootwell/bootwell/internal/cli"
 	"github.com/bootwell/bootwell/internal/doctor"
@@ -73,7 +71,7 @@ func runDoctor(ctx context.Context, s *cli.Session, f doctorFlags) error {
 	x.readLock()
 	x.keys()
 	x.buckets(ctx)
-	return x.show(ctx)
+	return cli.ShowFindings(ctx, s, x.found)
 }
 
 func (x *examination) add(f doctor.Finding) { x.found = append(x.found, f) }
@@ -254,38 +252,4 @@ func withoutOptions(url string) string {
 		return scheme + "://" + rest[strings.LastIndexByte(rest, '@')+1:]
 	}
 	return before
-}
-
-func (x *examination) show(ctx context.Context) error {
-	doc := struct {
-		Checks   doctor.Findings `json:"checks"`
-		Problems int             `json:"problems"`
-		Warnings int             `json:"warnings"`
-		Unknown  int             `json:"unknown"`
-	}{x.found, x.found.Count(doctor.Problem), x.found.Count(doctor.Warning), x.found.Count(doctor.Unknown)}
-	if err := x.s.Event(doc); err != nil {
-		return err
-	}
-	if !x.s.JSON {
-		x.s.Printf("%s", x.found.Text(stdoutWidth(x.s)))
-	}
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("doctor: %w", err)
-	}
-	if doc.Problems > 0 {
-		return cli.Silent(cli.ErrUnhealthy)
-	}
-	return nil
-}
-
-// stdoutWidth is how wide the terminal is; 0 when stdout is none.
-func stdoutWidth(s *cli.Session) int {
-	f, ok := s.Stdout.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return 0
-	}
-	if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 20 {
-		return w
-	}
-	return 80
 }

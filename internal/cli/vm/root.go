@@ -24,7 +24,7 @@ func Root(s *cli.Session) *cobra.Command {
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	s.AddFlags(root)
-	root.AddCommand(newApplyCmd(s), newStatusCmd(s), newWhyCmd(s), newLogsCmd(s), newFactsCmd(s), newInstallCmd(s), newUninstallCmd(s), newVersionCmd(s))
+	root.AddCommand(newApplyCmd(s), newStatusCmd(s), newWhyCmd(s), newDoctorCmd(s), newLogsCmd(s), newFactsCmd(s), newInstallCmd(s), newUninstallCmd(s), newVersionCmd(s))
 	return root
 }
 
