@@ -43,8 +43,8 @@ func TestAnswers(t *testing.T) {
 		{502, "", match, bucket.ErrUnavailable, ""},
 		{504, "", match, bucket.ErrUnavailable, ""},
 		{501, "NotImplemented", match, bucket.ErrUnsupported, ""},
-		{301, "PermanentRedirect", absent, bucket.ErrNoBucket, "region=eu-central-1"},
-		{400, "AuthorizationHeaderMalformed", absent, bucket.ErrNoBucket, "region=eu-central-1"},
+		{301, "PermanentRedirect", absent, bucket.ErrPermission, "region=eu-central-1"},
+		{400, "AuthorizationHeaderMalformed", absent, bucket.ErrPermission, "region=eu-central-1"},
 		{400, "EntityTooLarge", absent, nil, "status 400: EntityTooLarge"},
 	} {
 		t.Run(fmt.Sprint(c.status, c.code, c.cond), func(t *testing.T) {

@@ -28,7 +28,7 @@ func (b *Bucket) fail(ctx context.Context, op, key string, c bucket.Condition, e
 		}
 		return fmt.Errorf("%s: %w", where, wire.Classify(ctx, err))
 	}
-	if expired(answer.Code) {
+	if replaceable(answer.Code) {
 		b.creds.Expire()
 	}
 	text := answer.Code
@@ -71,9 +71,8 @@ func classify(e minio.ErrorResponse, c bucket.Condition) error {
 		return bucket.ErrNoBucket
 	case "NoSuchKey", "NoSuchVersion":
 		return bucket.ErrNotExist
-	case "AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "InvalidRegion", "IllegalLocationConstraintException":
-		return bucket.ErrNoBucket
-	case "ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired", "RequestTimeTooSkewed":
+	case "AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "InvalidRegion", "IllegalLocationConstraintException",
+		"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired", "RequestTimeTooSkewed":
 		return bucket.ErrPermission
 	case "SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "RequestThrottled", "RequestLimitExceeded",
 		"RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted":
@@ -102,8 +101,13 @@ func classify(e minio.ErrorResponse, c bucket.Condition) error {
 	return nil
 }
 
-func expired(code string) bool {
-	return code == "ExpiredToken" || code == "ExpiredTokenException" || code == "TokenRefreshRequired"
+// replaceable reports whether the sources may have other keys by now.
+func replaceable(code string) bool {
+	switch code {
+	case "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidTokenId", "InvalidAccessKeyId":
+		return true
+	}
+	return false
 }
 
 // remedy says what the server's words mean for the reader.
