@@ -26,6 +26,7 @@ type QEMU struct {
 	Platform Platform
 	Network  *Network  // the guest's whole world; nil is no network card
 	NoCloud  *NoCloud  // a seed disk; nil is none
+	CD       *CD       // a disc in a drive; nil is none
 	MAC      string    // "" is 52:54:00:12:34:56
 	Memory   int       // MiB; 0 is 768
 	Append   string    // more kernel command line
@@ -53,6 +54,27 @@ func EC2Platform(uuid string) Platform {
 // OpenStackPlatform is a server of OpenStack Nova; uuid is its identity.
 func OpenStackPlatform(uuid string) Platform {
 	return Platform{UUID: uuid, Serial: uuid, Manufacturer: "OpenStack Foundation", Product: "OpenStack Nova"}
+}
+
+// AzurePlatform is a VM on Azure; uuid is its identity.
+func AzurePlatform(uuid string) Platform {
+	return Platform{
+		UUID: uuid, Serial: "0000-0002-8036-1108-9588-2134-52", Manufacturer: "Microsoft Corporation", Product: "Virtual Machine",
+		AssetTag: "7783-7084-3265-9085-8269-3286-77",
+	}
+}
+
+// GCEPlatform is a VM on Google Compute Engine.
+func GCEPlatform(uuid string) Platform {
+	return Platform{UUID: uuid, Serial: "GoogleCloud-" + strings.ToUpper(strings.ReplaceAll(uuid, "-", "")), Manufacturer: "Google", Product: "Google Compute Engine"}
+}
+
+// CD is a disc with files, such as OpenStack's config drive (label
+// "config-2") and Azure's provisioning disk. Files may be in folders; a
+// name's case is lost.
+type CD struct {
+	Label string
+	Files map[string][]byte
 }
 
 // NoCloud is a seed for the datasource of the same name.
@@ -116,6 +138,7 @@ type qemuRun struct {
 
 func (v *VM) disk() string { return filepath.Join(v.dir, "disk.qcow2") }
 func (v *VM) seed() string { return filepath.Join(v.dir, "seed.iso") }
+func (v *VM) disc() string { return filepath.Join(v.dir, "disc.iso") }
 
 func (v *VM) prepare(ctx context.Context) error {
 	base, err := filepath.Abs(v.driver.Image.Disk)
@@ -125,18 +148,26 @@ func (v *VM) prepare(ctx context.Context) error {
 	if _, err := command(ctx, v.dir, nil, "qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", v.disk()); err != nil {
 		return err
 	}
-	n := v.driver.NoCloud
-	if n == nil {
-		return nil
+	if n := v.driver.NoCloud; n != nil {
+		if err := writeISO(v.seed(), "CIDATA", map[string][]byte{
+			"meta-data": []byte(fmt.Sprintf("instance-id: %s\nlocal-hostname: %s\n", n.InstanceID, n.Hostname)),
+			"user-data": n.UserData,
+		}); err != nil {
+			return err
+		}
 	}
-	img, err := nocloudSeed(map[string][]byte{
-		"meta-data": []byte(fmt.Sprintf("instance-id: %s\nlocal-hostname: %s\n", n.InstanceID, n.Hostname)),
-		"user-data": n.UserData,
-	})
+	if cd := v.driver.CD; cd != nil {
+		return writeISO(v.disc(), cd.Label, cd.Files)
+	}
+	return nil
+}
+
+func writeISO(name, label string, files map[string][]byte) error {
+	img, err := isoImage(label, files)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(v.seed(), img, 0o600)
+	return os.WriteFile(name, img, 0o600)
 }
 
 // commandLine is the kernel's. It is for speed in emulation, and to see the
@@ -161,6 +192,10 @@ func (v *VM) args() []string {
 	}
 	if d.NoCloud != nil {
 		a = append(a, "-drive", "file="+v.seed()+",if=virtio,format=raw,readonly=on")
+	}
+	if d.CD != nil {
+		a = append(a, "-device", "virtio-scsi-pci,id=scsi", "-drive", "file="+v.disc()+",if=none,id=disc,format=raw,media=cdrom,readonly=on",
+			"-device", "scsi-cd,bus=scsi.0,drive=disc")
 	}
 	if d.Network != nil {
 		mac := d.MAC

@@ -3,6 +3,8 @@ package lab
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"path"
 	"slices"
 	"strings"
 )
@@ -10,39 +12,79 @@ import (
 // sector is the unit of an ISO 9660 volume, in bytes.
 const sector = 2048
 
-// nocloudSeed is a CD image that cloud-init's NoCloud datasource takes: an
-// ISO 9660 volume named CIDATA with files in its root folder. It has what
-// Linux needs to mount it, and no more (ECMA-119 8.4, 9.1).
-func nocloudSeed(files map[string][]byte) ([]byte, error) {
+// isoImage is a CD image: an ISO 9660 volume with a label and files, whose
+// names may have folders before them ("openstack/latest/user_data"). It has
+// what Linux needs to mount it, and no more (ECMA-119 8.4, 9.1). Linux shows
+// the names in lower case, so two that differ in case only cannot be told
+// apart.
+func isoImage(label string, files map[string][]byte) ([]byte, error) {
+	if len(label) > 32 {
+		return nil, fmt.Errorf("make disk: label %q is too long", label)
+	}
+	folders := isoFolders(files)
+	// Every folder has one sector; the files follow.
 	const rootAt = 19 // after the system area, the two descriptors and a path table
-	names := make([]string, 0, len(files))
-	for n := range files {
-		names = append(names, n)
+	order := slices.Sorted(maps.Keys(folders))
+	at := map[string]uint32{}
+	for i, dir := range order {
+		at[dir] = rootAt + uint32(i)
 	}
-	slices.Sort(names)
-	root := append(isoRecord("\x00", rootAt, sector, true), isoRecord("\x01", rootAt, sector, true)...)
+	next := rootAt + uint32(len(order))
 	var data []byte
-	for _, n := range names {
-		at := uint32(rootAt + 1 + len(data)/sector)
-		root = append(root, isoRecord(strings.ToUpper(n)+".;1", at, uint32(len(files[n])), false)...)
-		data = append(data, files[n]...)
-		data = append(data, make([]byte, -len(data)&(sector-1))...)
+	body := make([]byte, len(order)*sector)
+	for i, dir := range order {
+		records := append(isoRecord("\x00", at[dir], sector, true), isoRecord("\x01", at[parent(dir)], sector, true)...)
+		for _, base := range folders[dir] {
+			full := strings.TrimPrefix(dir+"/"+base, "/")
+			if where, folder := at[full]; folder {
+				records = append(records, isoRecord(strings.ToUpper(base), where, sector, true)...)
+				continue
+			}
+			content := files[full]
+			records = append(records, isoRecord(strings.ToUpper(base)+".;1", next, uint32(len(content)), false)...)
+			data = append(append(data, content...), make([]byte, -len(content)&(sector-1))...)
+			next = rootAt + uint32(len(order)+len(data)/sector)
+		}
+		if len(records) > sector {
+			return nil, fmt.Errorf("make disk: %d files in %q are too many", len(folders[dir]), dir)
+		}
+		copy(body[i*sector:], records)
 	}
-	if len(root) > sector {
-		return nil, fmt.Errorf("make seed: %d files are too many", len(files))
-	}
-	img := make([]byte, (rootAt+1)*sector)
-	copy(img[16*sector:], isoDescriptor(rootAt, uint32(rootAt+1+len(data)/sector)))
+	img := make([]byte, rootAt*sector)
+	copy(img[16*sector:], isoDescriptor(label, rootAt, next))
 	copy(img[17*sector:], "\xffCD001\x01")
 	copy(img[18*sector:], []byte{1, 0, rootAt, 0, 0, 0, 1, 0, 0, 0}) // path table: the root
-	copy(img[rootAt*sector:], root)
-	return append(img, data...), nil
+	return append(append(img, body...), data...), nil
 }
 
-func isoDescriptor(rootAt, sectors uint32) []byte {
+// isoFolders are the folders of files, "" the root, with the names in each.
+func isoFolders(files map[string][]byte) map[string][]string {
+	folders := map[string][]string{"": nil}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		for at := name; at != ""; at = parent(at) {
+			dir := parent(at)
+			if slices.Contains(folders[dir], path.Base(at)) {
+				break
+			}
+			folders[dir] = append(folders[dir], path.Base(at))
+		}
+	}
+	return folders
+}
+
+// parent is the folder of a name, "" for the root.
+func parent(dir string) string {
+	up := path.Dir(dir)
+	if up == "." {
+		return ""
+	}
+	return up
+}
+
+func isoDescriptor(label string, rootAt, sectors uint32) []byte {
 	d := make([]byte, sector)
 	copy(d, "\x01CD001\x01")
-	copy(d[8:], fmt.Sprintf("%-32s%-32s", "", "CIDATA"))
+	copy(d[8:], fmt.Sprintf("%-32s%-32s", "", label))
 	copy(d[80:], bothOrders32(sectors))
 	copy(d[120:], bothOrders16(1))
 	copy(d[124:], bothOrders16(1))
