@@ -164,7 +164,7 @@ func TestBootstrap_GivesUp(t *testing.T) {
 		"always cut off": {func(w http.ResponseWriter) {
 			w.Header().Set("Content-Length", "9999")
 			_, _ = w.Write(object)
-		}, [2]int{10, 20}, []string{"FAILED: the answer is cut off"}},
+		}, [2]int{10, 20}, []string{"FAILED: answer cut off"}},
 		"no network": {hangUp, [2]int{10, 20}, []string{"FAILED: ", "check network"}},
 	}
 	for name, test := range tests {

@@ -111,6 +111,7 @@ func (m *machine) run(text []byte) (string, int) {
 		"PYTHONPATH=/var/clock", "PYTHONDONTWRITEBYTECODE=1",
 		// Twice safe: a test must never reach the metadata service of its host.
 		"AWS_EC2_METADATA_DISABLED=true", "AWS_EC2_METADATA_SERVICE_ENDPOINT=http://127.0.0.1:9",
+		"AZURE_POD_IDENTITY_AUTHORITY_HOST=http://127.0.0.1:9", "GCE_METADATA_HOST=127.0.0.1:9", "OPENSTACK_METADATA_URL=http://127.0.0.1:9",
 	}, m.env...)
 	out, err := c.CombinedOutput()
 	var exit *exec.ExitError

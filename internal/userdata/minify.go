@@ -5,42 +5,79 @@ import (
 	"strings"
 )
 
-// shortNames are the variables of bootstrap.py as user-data spells them.
-// None of the short names is a name in bootstrap.py.
+// shortNames are the names of the bootstrap as user-data spells them. None of
+// the short names is a name in the bootstrap.
 var shortNames = map[string]string{
 	"words": "w", "path": "p", "head": "h", "verb": "v", "url": "u",
 	"known": "k", "name": "n", "reply": "r", "err": "e", "query": "q",
 	"key": "a", "secret": "s", "token": "t", "now": "d", "body": "b",
 	"names": "m", "text": "x", "scope": "c", "sig": "g", "part": "i",
-	"start": "t0", "pause": "z", "code": "c0", "data": "d0", "why": "y",
-	"limit": "l", "mode": "o", "file": "f", "cpu": "j", "want": "w0",
-	"conf": "f0", "done": "k0", "have": "h0", "credentials": "creds",
-	"temp": "n0",
+	"start": "_", "pause": "z", "code": "Z", "data": "F", "why": "y",
+	"limit": "l", "mode": "o", "file": "f", "cpu": "j", "want": "H",
+	"conf": "B", "done": "U", "have": "D", "temp": "N", "explain": "X",
+	"sign": "S", "stored": "K", "role": "R", "account": "A", "client": "C",
+	"pack": "P", "assertion": "J", "source": "I", "sink": "O",
+	"vendor": "V", "region": "G", "kind": "T", "place": "Y", "ask": "Q",
+	"put": "W", "say": "M", "get": "L",
 }
 
-// pyToken matches one token of the Python that bootstrap.py is written in:
+// pyToken matches one token of the Python that the bootstrap is written in:
 // strings in double quotes, words and numbers, spaces, or one other character.
 var pyToken = regexp.MustCompile(`(?s)^(?:"""(?:.*?)"""|"(?:[^"\\\n]|\\.)*"|\w+|[ ]+|.)`)
 
+// lineLength is up to which statements are put on one line, in bytes: what a
+// screen still shows well.
+const lineLength = 120
+
 // minify returns Python source without comments, docstrings, blank lines and
-// needless spaces, indented by one space a level, with the variables renamed
-// and a block of one simple statement on the line that opens it. src is
-// indented by four, has comments and docstrings on lines of their own, each
+// needless spaces, indented by one space a level, with the names replaced and
+// simple statements joined on one line, also with the head of their block. src
+// is indented by four, has comments and docstrings on lines of their own, each
 // statement on one line, and opens nothing but blocks with a colon at an end.
 func minify(src string, rename map[string]string) string {
 	lines := codeLines(src, rename)
 	var out strings.Builder
-	for i := 0; i < len(lines); i++ {
+	for i := 0; i < len(lines); {
 		l := lines[i]
-		out.WriteString(strings.Repeat(" ", l.depth) + l.code)
-		if l.opens() && i+1 < len(lines) && !lines[i+1].opens() &&
-			(i+2 == len(lines) || lines[i+2].depth <= l.depth) {
-			i++
-			out.WriteString(lines[i].code)
+		indent := strings.Repeat(" ", l.depth)
+		i++
+		if l.opens() {
+			if n := block(lines[i:], l.depth); n > 0 {
+				if body := join(lines[i : i+n]); len(indent+l.code+body) <= lineLength || n == 1 {
+					l.code += body
+					i += n
+				}
+			}
+		} else {
+			for i < len(lines) && lines[i].joins(l.depth) && len(indent+l.code+lines[i].code) < lineLength {
+				l.code += ";" + lines[i].code
+				i++
+			}
 		}
-		out.WriteByte('\n')
+		out.WriteString(indent + l.code + "\n")
 	}
 	return out.String()
+}
+
+// block returns how many lines the block has that lines begin with, or 0 if
+// one of them is not a simple statement. Its head has the depth given.
+func block(lines []codeLine, depth int) int {
+	n := 0
+	for n < len(lines) && lines[n].depth > depth {
+		if !lines[n].joins(depth + 1) {
+			return 0
+		}
+		n++
+	}
+	return n
+}
+
+func join(lines []codeLine) string {
+	var code []string
+	for _, l := range lines {
+		code = append(code, l.code)
+	}
+	return strings.Join(code, ";")
 }
 
 // A codeLine is one statement, or the head of one that has a block.
@@ -50,6 +87,11 @@ type codeLine struct {
 }
 
 func (l codeLine) opens() bool { return strings.HasSuffix(l.code, ":") }
+
+// joins reports whether l can stand on a line with others of that depth.
+func (l codeLine) joins(depth int) bool {
+	return l.depth == depth && !l.opens() && !strings.Contains(l.code, "\n")
+}
 
 func codeLines(src string, rename map[string]string) []codeLine {
 	var lines []codeLine

@@ -36,18 +36,27 @@ print("%d.%d" % sys.version_info[:2], sys.executable)`).Output()
 	return found
 }
 
+// wholeBootstrap returns the bootstrap with all its parts.
+func wholeBootstrap() string {
+	head, tail := bootstrap(partOrder)
+	return head + tail
+}
+
 // TestBootstrap_Versions compiles the source and what becomes of it with every
 // interpreter there is, warnings being errors, and runs it on each.
 func TestBootstrap_Versions(t *testing.T) {
 	object := compress(t, testAgent)
-	small := filepath.Join(t.TempDir(), "bootstrap.py")
-	head, tail := bootstrap()
-	if err := os.WriteFile(small, []byte(head+tail), 0o644); err != nil {
-		t.Fatal(err)
+	dir := t.TempDir()
+	whole, small := filepath.Join(dir, "whole.py"), filepath.Join(dir, "small.py")
+	text := wholeBootstrap()
+	for name, text := range map[string]string{whole: text, small: minify(text, shortNames)} {
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for version, path := range pythons(t) {
 		t.Run(version, func(t *testing.T) {
-			for _, name := range []string{small, "bootstrap.py"} {
+			for _, name := range []string{small, whole} {
 				c := exec.Command(path, "-W", "error", "-c", "import sys\nwith open(sys.argv[1]) as f: compile(f.read(), 'bootstrap', 'exec')", name)
 				if out, err := c.CombinedOutput(); err != nil {
 					t.Fatalf("%s: %v: %s", name, err, out)
@@ -72,13 +81,13 @@ func TestMinify_Same(t *testing.T) {
 	for long, short := range shortNames {
 		names.WriteString(long + " " + short + "\n")
 	}
-	for name, text := range map[string]string{"names": names.String(), "small": minify(bootstrapSource, shortNames)} {
+	for name, text := range map[string]string{"names": names.String(), "whole": wholeBootstrap(), "small": minify(wholeBootstrap(), shortNames)} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, path := range pythons(t) {
-		out, err := exec.Command(path, "testdata/same.py", "bootstrap.py", filepath.Join(dir, "small"), filepath.Join(dir, "names")).CombinedOutput()
+		out, err := exec.Command(path, "testdata/same.py", filepath.Join(dir, "whole"), filepath.Join(dir, "small"), filepath.Join(dir, "names")).CombinedOutput()
 		if err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -89,13 +98,13 @@ func TestMinify_Same(t *testing.T) {
 // TestMinify_Names makes sure that a short name means one thing only.
 func TestMinify_Names(t *testing.T) {
 	used := map[string]bool{}
-	for _, w := range regexp.MustCompile(`\b[A-Za-z_]\w*`).FindAllString(bootstrapSource, -1) {
+	for _, w := range regexp.MustCompile(`\b[A-Za-z_]\w*`).FindAllString(wholeBootstrap(), -1) {
 		used[w] = true
 	}
 	seen := map[string]string{}
 	for long, short := range shortNames {
 		if !used[long] {
-			t.Errorf("%s is not in bootstrap.py", long)
+			t.Errorf("%s is not in the bootstrap", long)
 		}
 		if other, ok := seen[short]; ok {
 			t.Errorf("%s and %s are both %s", long, other, short)
@@ -120,7 +129,7 @@ T = """ long
   # kept
 """
 `
-	const want = "import a,b\ndef f(l,x=1):\n if x in\"a # b\"and not l:return x.long if x else 1\n for i in(1,2):\n  g(i)\n  g(\"# 'quoted' \\\" long\",l=3)\nT=\"\"\" long\n  # kept\n\"\"\"\n"
+	const want = "import a,b\ndef f(l,x=1):\n if x in\"a # b\"and not l:return x.long if x else 1\n for i in(1,2):g(i);g(\"# 'quoted' \\\" long\",l=3)\nT=\"\"\" long\n  # kept\n\"\"\"\n"
 	if got := minify(in, map[string]string{"long": "l"}); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

@@ -1,5 +1,5 @@
 // Package userdata makes the text that a cloud hands to a new VM: a short
-// shell script that finds Python and runs the bootstrap in bootstrap.py, which
+// shell script that finds Python and runs the bootstrap in bootstrap/, which
 // gets the pinned agent from the bucket and starts it. The package knows
 // neither releases nor keys, so the text stays the same whatever is published.
 //
@@ -33,7 +33,8 @@ var (
 // A Config is all that user-data depends on.
 type Config struct {
 	Project string
-	Bucket  string // URL as VMs reach it: s3, https, http or file, without credentials
+	Bucket  string   // URL as VMs reach it: s3, az, gs, swift, https, http or file, without credentials
+	Mirrors []string // further URLs of the same, which VMs try in order after Bucket; at most 8
 	Role    string
 	Channel string
 	Root    release.Digest            // anchor: of 1.root.json
@@ -58,12 +59,8 @@ type Part struct {
 // Made with care not to name a version, so that an upgrade changes no bytes.
 const notice = "# Made by bootwell user-data. Holds no secret.\n"
 
-var (
-	//go:embed bootstrap.py
-	bootstrapSource string
-	//go:embed launch.sh
-	launcherSource string
-)
+//go:embed launch.sh
+var launcherSource string
 
 // Generate returns the user-data of one role. Equal Configs give equal bytes.
 // Its error wraps [ErrConfig], or [ErrTooLarge] with the cloud, its limit, the
@@ -73,11 +70,12 @@ func Generate(c Config) (UserData, error) {
 	if err != nil {
 		return UserData{}, err
 	}
-	settings, err := settingsOf(c)
+	settings, parts, err := settingsOf(c)
 	if err != nil {
 		return UserData{}, err
 	}
-	head, tail := bootstrap()
+	head, tail := bootstrap(parts)
+	head, tail = minify(head, shortNames), minify(tail, shortNames)
 	launcher := launch()
 	script := launcher + head + settings + tail + endOfBootstrap
 	text, err := frame(c.Format, script)
@@ -122,15 +120,6 @@ func launch() string {
 		}
 	}
 	return out.String()
-}
-
-// bootstrap returns what stands before and after the settings in the
-// minified bootstrap.
-func bootstrap() (head, tail string) {
-	const begin, end = "# Settings:", "# End of the settings."
-	head, rest, _ := strings.Cut(bootstrapSource, begin)
-	_, tail, _ = strings.Cut(rest, end)
-	return minify(head, shortNames), minify(tail, shortNames)
 }
 
 // frame puts a script into the format.

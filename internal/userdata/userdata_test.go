@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -65,24 +66,62 @@ func TestGenerate_Golden(t *testing.T) {
 	}
 }
 
+// stockBuckets are what stock projects have, by scheme.
+var stockBuckets = map[string]string{
+	"s3":        "s3://acme-provision/prod?region=eu-west-1",
+	"az":        "az://acmeprovision/fleet/prod",
+	"gs":        "gs://acme-provision/prod",
+	"swift":     "swift://acme-provision/prod?auth=https://keystone.acme.example:5000/v3",
+	"temp URL":  "swift://acme-provision/prod?storage=https://swift.acme.example/v1/AUTH_0123456789abcdef0123456789abcdef",
+	"https":     "https://provision.acme.example/prod",
+	"https, ca": "https://provision.acme.example/prod?ca=/etc/ssl/certs/acme.pem",
+}
+
 func TestGenerate_Size(t *testing.T) {
-	for _, format := range formats {
-		u, err := Generate(example(format))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(u.Text) > 4096 || u.Limit != 16384 {
-			t.Errorf("%s: %d bytes of %d", format, len(u.Text), u.Limit)
-		}
-		sum := 0
-		for _, p := range u.Parts {
-			if p.Bytes <= 0 || p.Name == "" {
-				t.Errorf("%s: part %+v", format, p)
+	for scheme, bucket := range stockBuckets {
+		for _, format := range formats {
+			c := example(format)
+			c.Bucket = bucket
+			u, err := Generate(c)
+			if err != nil {
+				t.Fatal(err)
 			}
-			sum += p.Bytes
+			if len(u.Text) > 4096 || u.Limit != 16384 {
+				t.Errorf("%s, %s: %d bytes of %d", scheme, format, len(u.Text), u.Limit)
+			}
+			sum := 0
+			for _, p := range u.Parts {
+				if p.Bytes <= 0 || p.Name == "" {
+					t.Errorf("%s: part %+v", format, p)
+				}
+				sum += p.Bytes
+			}
+			if sum != len(u.Text) {
+				t.Errorf("%s: parts add up to %d of %d bytes", format, sum, len(u.Text))
+			}
 		}
-		if sum != len(u.Text) {
-			t.Errorf("%s: parts add up to %d of %d bytes", format, sum, len(u.Text))
+	}
+}
+
+// TestGenerate_Parts holds that only the code which the buckets need is there.
+func TestGenerate_Parts(t *testing.T) {
+	signs := map[string]string{"s3": "UNSIGNED-PAYLOAD", "az": "x-ms-version", "gs": "Metadata-Flavor", "swift": "x-subject-token", "temp URL": "temp_url_sig", "https, ca": "ssl.create_default_context"}
+	for scheme, bucket := range stockBuckets {
+		c := example(FormatScript)
+		c.Bucket = bucket
+		text := string(generate(t, c))
+		for other, sign := range signs {
+			if strings.Contains(text, sign) != (other == scheme) {
+				t.Errorf("%s: %q of %s", scheme, sign, other)
+			}
+		}
+	}
+	c := example(FormatScript)
+	c.Mirrors = []string{stockBuckets["az"], stockBuckets["gs"], stockBuckets["swift"], stockBuckets["temp URL"], stockBuckets["https, ca"], stockBuckets["az"] + "?ca=/other.pem"}
+	text := string(generate(t, c))
+	for other, sign := range signs {
+		if strings.Count(text, sign) != 1 {
+			t.Errorf("mirrors: %d times %q of %s", strings.Count(text, sign), sign, other)
 		}
 	}
 }
@@ -92,7 +131,9 @@ func TestGenerate_Size(t *testing.T) {
 // CloudFormation.
 func TestGenerate_Plain(t *testing.T) {
 	for _, format := range formats {
-		text := generate(t, example(format))
+		c := example(format)
+		c.Mirrors = slices.Sorted(maps.Values(stockBuckets))
+		text := generate(t, c)
 		for line := range bytes.Lines(text) {
 			if len(line) > 998 {
 				t.Errorf("%s: line of %d bytes", format, len(line))
@@ -162,15 +203,30 @@ func TestGenerate_Refuses(t *testing.T) {
 		"user of s3":       {func(c *Config) { c.Bucket = "s3://AKIA:hunter2@acme" }, "holds credentials"},
 		"secret option":    {func(c *Config) { c.Bucket = "s3://acme?secret_key=hunter2" }, "looks like a secret"},
 		"signed URL":       {func(c *Config) { c.Bucket = "https://host/b?sig=hunter2" }, "looks like a secret"},
-		"option of https":  {func(c *Config) { c.Bucket = "https://host/b?region=x" }, "takes no options"},
+		"option of https":  {func(c *Config) { c.Bucket = "https://host/b?region=x" }, "one of ca, once"},
+		"option of file":   {func(c *Config) { c.Bucket = "file:///b?ca=/c" }, "takes no options"},
 		"user of endpoint": {func(c *Config) { c.Bucket = "s3://acme?endpoint=https://joe:hunter2@host" }, "endpoint"},
 		"endpoint":         {func(c *Config) { c.Bucket = "s3://acme?endpoint=ftp://host" }, "endpoint"},
 		"endpoint path":    {func(c *Config) { c.Bucket = "s3://acme?endpoint=http://host/b" }, "endpoint"},
 		"unknown option":   {func(c *Config) { c.Bucket = "s3://acme?regoin=x" }, "regoin"},
 		"option twice":     {func(c *Config) { c.Bucket = "s3://acme?region=x&region=y" }, "once"},
 		"path style":       {func(c *Config) { c.Bucket = "s3://acme?path_style=maybe" }, "path_style"},
-		"certificates":     {func(c *Config) { c.Bucket = "https://host/b?ca=/etc/ca.pem" }, "ca_certs"},
-		"later store":      {func(c *Config) { c.Bucket = "az://acme/prod" }, "az://"},
+		"certificates":     {func(c *Config) { c.Bucket = "https://host/b?ca=ca.pem" }, "a file on the VM"},
+		"no container":     {func(c *Config) { c.Bucket = "az://acme" }, "az://account/container"},
+		"account":          {func(c *Config) { c.Bucket = "az://Acme_store/prod" }, "az://account/container"},
+		"account key":      {func(c *Config) { c.Bucket = "az://acme/prod?account_key=hunter2" }, "looks like a secret"},
+		"SAS":              {func(c *Config) { c.Bucket = "az://acme/prod?sv=2021-08-06&sig=hunter2" }, "one of ca, client_id, endpoint"},
+		"identity":         {func(c *Config) { c.Bucket = "az://acme/prod?client_id=%22" }, "client_id"},
+		"Google bucket":    {func(c *Config) { c.Bucket = "gs://AcmE" }, "gs://name"},
+		"Google region":    {func(c *Config) { c.Bucket = "gs://acme?region=eu" }, "one of ca, endpoint"},
+		"container":        {func(c *Config) { c.Bucket = "swift:///prod" }, "swift://container"},
+		"Keystone":         {func(c *Config) { c.Bucket = "swift://fleet?auth=ftp://host" }, "auth must be"},
+		"Keystone user":    {func(c *Config) { c.Bucket = "swift://fleet?auth=https://joe:hunter2@host/v3" }, "auth must be"},
+		"storage and auth": {func(c *Config) { c.Bucket = "swift://fleet?auth=https://h/v3&storage=https://h/v1/AUTH_a" }, "stands without auth"},
+		"interface":        {func(c *Config) { c.Bucket = "swift://fleet?interface=publicURL" }, "interface=public"},
+		"temporary URL":    {func(c *Config) { c.Bucket = "https://h/v1/AUTH_a/c?temp_url_sig=hunter2" }, "looks like a secret"},
+		"secret of mirror": {func(c *Config) { c.Mirrors = []string{"https://host/b?sig=hunter2"} }, "looks like a secret"},
+		"many mirrors":     {func(c *Config) { c.Mirrors = make([]string, 9) }, "9 are over 8"},
 		"unknown scheme":   {func(c *Config) { c.Bucket = "ftp://acme/prod" }, "use s3://"},
 		"no scheme":        {func(c *Config) { c.Bucket = "acme/prod" }, "use s3://"},
 		"relative folder":  {func(c *Config) { c.Bucket = "file://./bucket" }, "file:///path"},
@@ -199,25 +255,35 @@ func TestGenerate_Refuses(t *testing.T) {
 }
 
 func TestParseSource(t *testing.T) {
-	tests := map[string]source{
-		"s3://acme":                                                    {"https://acme.s3.us-east-1.amazonaws.com/agents/", "/us-east-1/s3/aws4_request"},
-		"s3://acme/a/b/?region=eu-west-1":                              {"https://acme.s3.eu-west-1.amazonaws.com/a/b/agents/", "/eu-west-1/s3/aws4_request"},
-		"s3://acme.example/p?region=cn-north-1":                        {"https://s3.cn-north-1.amazonaws.com.cn/acme.example/p/agents/", "/cn-north-1/s3/aws4_request"},
-		"s3://Old_Bucket":                                              {"https://s3.us-east-1.amazonaws.com/Old_Bucket/agents/", "/us-east-1/s3/aws4_request"},
-		"s3://acme?endpoint=host:9000&anonymous=true":                  {"https://host:9000/acme/agents/", ""},
-		"s3://acme?endpoint=http://h&path_style=false":                 {"http://acme.h/agents/", "/us-east-1/s3/aws4_request"},
-		"s3://acme?dualstack=true&path_style=1":                        {"https://s3.dualstack.us-east-1.amazonaws.com/acme/agents/", "/us-east-1/s3/aws4_request"},
-		"s3://acme/p?endpoint=http://127.0.0.1:7070":                   {"http://127.0.0.1:7070/acme/p/agents/", "/us-east-1/s3/aws4_request"},
-		"s3://b-1/p?endpoint=https%3A%2F%2F[fd00::1]:9000%2F&region=x": {"https://[fd00::1]:9000/b-1/p/agents/", "/x/s3/aws4_request"},
-		"s3://acme/a%20b/c+d/~e(f)=%C3%A9":                             {"https://acme.s3.us-east-1.amazonaws.com/a%20b/c%2Bd/~e%28f%29%3D%C3%A9/agents/", "/us-east-1/s3/aws4_request"},
-		"https://cdn.example.net":                                      {"https://cdn.example.net/agents/", ""},
-		"http://10.0.0.1:8080//x/":                                     {"http://10.0.0.1:8080/x/agents/", ""},
-		"file:///srv/b":                                                {"file:///srv/b/agents/", ""},
-		"file://localhost/srv/b":                                       {"file:///srv/b/agents/", ""},
+	tests := map[string]struct{ agents, signer string }{
+		"s3://acme":                                                    {"https://acme.s3.us-east-1.amazonaws.com/agents/", `lambda q:s3(q,"/us-east-1/s3/aws4_request")`},
+		"s3://acme/a/b/?region=eu-west-1":                              {"https://acme.s3.eu-west-1.amazonaws.com/a/b/agents/", `lambda q:s3(q,"/eu-west-1/s3/aws4_request")`},
+		"s3://acme.example/p?region=cn-north-1":                        {"https://s3.cn-north-1.amazonaws.com.cn/acme.example/p/agents/", `lambda q:s3(q,"/cn-north-1/s3/aws4_request")`},
+		"s3://Old_Bucket":                                              {"https://s3.us-east-1.amazonaws.com/Old_Bucket/agents/", `lambda q:s3(q,"/us-east-1/s3/aws4_request")`},
+		"s3://acme?endpoint=host:9000&anonymous=true":                  {"https://host:9000/acme/agents/", "0"},
+		"s3://acme?endpoint=http://h&path_style=false":                 {"http://acme.h/agents/", `lambda q:s3(q,"/us-east-1/s3/aws4_request")`},
+		"s3://acme?dualstack=true&path_style=1":                        {"https://s3.dualstack.us-east-1.amazonaws.com/acme/agents/", `lambda q:s3(q,"/us-east-1/s3/aws4_request")`},
+		"s3://acme/p?endpoint=http://127.0.0.1:7070":                   {"http://127.0.0.1:7070/acme/p/agents/", `lambda q:s3(q,"/us-east-1/s3/aws4_request")`},
+		"s3://b-1/p?endpoint=https%3A%2F%2F[fd00::1]:9000%2F&region=x": {"https://[fd00::1]:9000/b-1/p/agents/", `lambda q:s3(q,"/x/s3/aws4_request")`},
+		"s3://acme/a%20b/c+d/~e(f)=%C3%A9":                             {"https://acme.s3.us-east-1.amazonaws.com/a%20b/c%2Bd/~e%28f%29%3D%C3%A9/agents/", `lambda q:s3(q,"/us-east-1/s3/aws4_request")`},
+		"https://cdn.example.net":                                      {"https://cdn.example.net/agents/", "0"},
+		"http://10.0.0.1:8080//x/":                                     {"http://10.0.0.1:8080/x/agents/", "0"},
+		"file:///srv/b":                                                {"file:///srv/b/agents/", "0"},
+		"file://localhost/srv/b":                                       {"file:///srv/b/agents/", "0"},
+		"https://cdn.example.net/b?ca=/etc/ssl/acme.pem":               {"https://cdn.example.net/b/agents/", "0"},
+		"az://acmestore/fleet":                                         {"https://acmestore.blob.core.windows.net/fleet/agents/", `lambda q:az(q,"acmestore","")`},
+		"az://acmestore/fleet/a%20b/?client_id=11111111-2222-3333-4444-555555555555":      {"https://acmestore.blob.core.windows.net/fleet/a%20b/agents/", `lambda q:az(q,"acmestore","&client_id=11111111-2222-3333-4444-555555555555")`},
+		"az://devstoreaccount1/fleet/p?endpoint=http://127.0.0.1:10000/devstoreaccount1/": {"http://127.0.0.1:10000/devstoreaccount1/fleet/p/agents/", `lambda q:az(q,"devstoreaccount1","")`},
+		"gs://acme.example/p":                     {"https://storage.googleapis.com/acme.example/p/agents/", `lambda q:gs(q)`},
+		"gs://acme?endpoint=gcs.example.net:4443": {"https://gcs.example.net:4443/acme/agents/", `lambda q:gs(q)`},
+		"swift://fleet/p":                         {"swift:/fleet/p/agents/", `lambda q:swift(q,"","","public")`},
+		"swift://fleet/p?auth=https://ks.example.net:5000/v3/&region=R1&interface=internal": {"swift:/fleet/p/agents/", `lambda q:swift(q,"https://ks.example.net:5000/v3","R1","internal")`},
+		"swift://fleet/p?storage=https://swift.example.net/v1/AUTH_a":                       {"https://swift.example.net/v1/AUTH_a/fleet/p/agents/", `lambda q:tempurl(q)`},
 	}
 	for in, want := range tests {
-		if got, err := parseSource(in); err != nil || got != want {
-			t.Errorf("parseSource(%q) = %+v, %v; want %+v", in, got, err, want)
+		got, err := parseSource(in)
+		if err != nil || got.agents != want.agents || got.signer() != want.signer {
+			t.Errorf("parseSource(%q) = %q, %s, %v; want %q, %s", in, got.agents, got.signer(), err, want.agents, want.signer)
 		}
 	}
 }
