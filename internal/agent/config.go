@@ -23,13 +23,15 @@ var ErrConfig = errors.New("settings cannot be used")
 
 const (
 	maxConfigBytes = 64 << 10
+	maxMirrors     = 8
 	defaultChannel = "stable"
 )
 
 // A Config is what a VM knows before it has seen its bucket.
 type Config struct {
 	Project string
-	Bucket  string // URL
+	Bucket  string   // URL
+	Mirrors []string // URLs of buckets with the same releases, in the order in which they are tried
 	Role    string
 	Channel string         // "stable" if the file names none
 	Root    release.Digest // anchor: of 1.root.json
@@ -85,7 +87,10 @@ func (p *configParser) fail(line int, format string, a ...any) {
 
 var roleName = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,62}$`)
 
-// configKeys are the keys and what each takes, in the order of the file.
+// mirrorsKey is the one key with a list.
+const mirrorsKey = "mirrors"
+
+// configKeys are the other keys and what each takes, in the order of the file.
 var configKeys = []struct {
 	name     string
 	required bool
@@ -97,10 +102,7 @@ var configKeys = []struct {
 	}},
 	{"bucket", true, func(c *Config, v string) string {
 		c.Bucket = v
-		if u, err := url.Parse(v); err != nil || u.Scheme == "" {
-			return "write a URL such as s3://acme-provision/prod or https://host/path"
-		}
-		return ""
+		return urlRemedy(v)
 	}},
 	{"role", true, func(c *Config, v string) string {
 		c.Role = v
@@ -125,6 +127,13 @@ var configKeys = []struct {
 		}
 		return ""
 	}},
+}
+
+func urlRemedy(v string) string {
+	if u, err := url.Parse(v); err != nil || u.Scheme == "" {
+		return "write a URL such as s3://acme-provision/prod or https://host/path"
+	}
+	return ""
 }
 
 func nameRemedy(v string) string {
@@ -154,7 +163,35 @@ func (p *configParser) document(doc *yaml.Node) {
 	}
 }
 
+// mirrors reads the one list of the file.
+func (p *configParser) mirrors(n *yaml.Node) {
+	if n.Kind != yaml.SequenceNode || len(n.Content) > maxMirrors {
+		p.fail(n.Line, "mirrors must be a list of at most %d URLs", maxMirrors)
+		return
+	}
+	for _, item := range n.Content {
+		if item.Kind != yaml.ScalarNode || item.Tag != "!!str" {
+			p.fail(item.Line, "mirrors must be a list of URLs")
+			continue
+		}
+		if remedy := urlRemedy(item.Value); remedy != "" {
+			p.fail(item.Line, "mirror %.80q: %s", item.Value, remedy)
+			continue
+		}
+		p.c.Mirrors = append(p.c.Mirrors, item.Value)
+	}
+}
+
 func (p *configParser) pair(key, value *yaml.Node, seen map[string]bool) {
+	if key.Value == mirrorsKey {
+		if seen[mirrorsKey] {
+			p.fail(key.Line, "mirrors is there twice; keep one")
+			return
+		}
+		seen[mirrorsKey] = true
+		p.mirrors(value)
+		return
+	}
 	for _, k := range configKeys {
 		if k.name != key.Value {
 			continue
@@ -177,7 +214,7 @@ func (p *configParser) pair(key, value *yaml.Node, seen map[string]bool) {
 	for i, k := range configKeys {
 		names[i] = k.name
 	}
-	p.fail(key.Line, "unknown key %.40q; the keys are %s", key.Value, strings.Join(names, ", "))
+	p.fail(key.Line, "unknown key %.40q; the keys are %s", key.Value, strings.Join(append(names, mirrorsKey), ", "))
 }
 
 // readBounded returns the content of a regular file of at most max bytes.

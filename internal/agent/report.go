@@ -29,8 +29,9 @@ func (s *session) report() release.Report {
 		LastSuccess: st.LastSuccess, NextRun: s.time().Add(st.poll()).UTC().Truncate(time.Second),
 		Heartbeat: release.Duration(heartbeat + 2*st.poll()),
 		Facts:     s.facts, Run: st.Last, History: st.History,
-		Warn: s.warn,
+		Warn: s.warn, Buckets: s.bucketTroubles(),
 	}
+	r.Warn = append(r.Warn[:len(r.Warn):len(r.Warn)], bucketSentences(r.Buckets)...)
 	for _, q := range st.Quarantine {
 		r.Quarantined = append(r.Quarantined, q.Release)
 	}
@@ -136,6 +137,7 @@ func (s *session) conclude(ctx context.Context, how int) *release.Report {
 	if s.DryRun {
 		return &r
 	}
+	s.noteBuckets()
 	if note := s.clock.warning(); note != "" && !slices.Contains(s.warn, note) {
 		s.warning(note)
 		r = s.report()
@@ -179,7 +181,7 @@ func (s *session) worthSaying(r *release.Report) bool {
 
 // gist is what makes two reports tell the same.
 func (s *session) gist(r *release.Report) string {
-	g := fmt.Sprintf("%s %s %s %s %s %v %s %s %s", r.State, r.Role, r.Channel, r.Release, r.Wanted, r.Quarantined, kindOf(s.problem), r.Facts.Agent, r.Facts.Platform)
+	g := fmt.Sprintf("%s %s %s %s %s %v %s %s %s", r.State, r.Role, r.Channel, r.Release, r.Wanted, r.Quarantined, kindOf(s.problem), r.Facts.Agent, r.Facts.Platform) + bucketGist(r.Buckets)
 	return release.DigestOf([]byte(g)).Short()
 }
 
@@ -241,7 +243,7 @@ func (s *session) send(ctx context.Context) error {
 	if s.clock.Caps().ReadOnly {
 		return nil
 	}
-	if errors.Is(s.problem, bucket.ErrUnavailable) {
+	if !s.reachable() {
 		return s.problem
 	}
 	err := s.sendLog(ctx)
@@ -283,7 +285,7 @@ func (s *session) sendLog(ctx context.Context) error {
 func (s *session) tryLog(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, uploadTime)
 	defer cancel()
-	if errors.Is(s.problem, bucket.ErrUnavailable) {
+	if !s.reachable() {
 		return
 	}
 	if err := s.sendLog(ctx); err != nil {

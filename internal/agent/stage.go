@@ -30,7 +30,7 @@ type target struct {
 // something changed. What stands in the way becomes the session's problem.
 func (s *session) look(ctx context.Context) {
 	defer s.phase("poll", time.Now())
-	if err := s.readChannel(ctx); err != nil {
+	if err := s.anyBucket(ctx, func() error { return s.readChannel(ctx) }); err != nil {
 		s.trouble(err)
 	}
 }
@@ -100,7 +100,11 @@ func (s *session) trouble(err error) {
 // acquire makes the release r whole on the disk: from what is there, else
 // from the bucket.
 func (s *session) acquire(ctx context.Context, r ref) (*target, error) {
-	m, err := s.manifest(ctx, r)
+	var m *release.Manifest
+	err := s.anyBucket(ctx, func() (err error) {
+		m, err = s.manifest(ctx, r)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -226,16 +230,19 @@ func (s *session) stage(ctx context.Context, t *target) error {
 		s.note("the tree of %s is not whole and is repaired: %s", t.Release, err)
 	}
 	s.collect()
-	stats, err := s.store.Stage(ctx, t.manifest, store.StageOptions{
-		Dir: t.dir, Role: s.Config.Role, Reuse: s.reusable(t.Manifest),
-		Progress: func(p store.Progress) {
-			s.tell(Event{Kind: EventStage, Release: t.Release, Phase: p.Phase, Done: p.Done, Total: p.Total})
-		},
+	err := s.anyBucket(ctx, func() error {
+		stats, err := s.store.Stage(ctx, t.manifest, store.StageOptions{
+			Dir: t.dir, Role: s.Config.Role, Reuse: s.reusable(t.Manifest),
+			Progress: func(p store.Progress) {
+				s.tell(Event{Kind: EventStage, Release: t.Release, Phase: p.Phase, Done: p.Done, Total: p.Total})
+			},
+		})
+		t.size += stats.Fetched
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("stage %s: %w", t.Release, diskError(err))
 	}
-	t.size = stats.Fetched
 	return s.accept(t)
 }
 

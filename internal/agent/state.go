@@ -68,6 +68,8 @@ type state struct {
 	Runs        int64              `json:"runs,omitempty"` // counts uploaded logs
 	History     []release.RunBrief `json:"history,omitempty"`
 
+	Buckets []release.BucketTrouble `json:"buckets,omitempty"` // of no use in the last call
+
 	Sequence int64     `json:"sequence,omitempty"`
 	Reported time.Time `json:"reported,omitzero"`  // the last report that arrived
 	Said     string    `json:"said,omitempty"`     // the gist of it
@@ -113,6 +115,9 @@ func parseState(b []byte) (*state, error) {
 	}
 	if len(st.History) > release.MaxHistory {
 		st.History = st.History[:release.MaxHistory]
+	}
+	if len(st.Buckets) > release.MaxBuckets {
+		st.Buckets = st.Buckets[:release.MaxBuckets]
 	}
 	if len(st.Notes) > 20 {
 		st.Notes = st.Notes[:20]

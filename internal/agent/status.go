@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -168,6 +169,9 @@ func (st *state) story() []string {
 	}
 	for _, q := range st.Quarantine {
 		out = append(out, fmt.Sprintf("%s is refused here since %s: %s. Another release on the channel ends that, or: bootwell-agent apply --force", q.Release, q.Since.Local().Format("2 Jan 15:04"), q.Reason))
+	}
+	for _, b := range bucketSentences(st.Buckets) {
+		out = append(out, "At the last poll, "+strings.TrimSuffix(b, ".")+".")
 	}
 	switch {
 	case !st.Refused.IsZero():

@@ -64,7 +64,8 @@ type mirrorSource struct {
 	quick, patient Bucket
 	caps           Caps
 	trouble        error     // why it is of no use; nil: nothing is known against it
-	left           time.Time // since when nothing is asked of it; zero: it is asked
+	away           time.Time // when it was away last; zero: it is there
+	unread         bool      // its content is of no use; it still takes writes
 }
 
 // Mirrors returns the buckets of list as one. optional reports whether a bucket
@@ -81,7 +82,7 @@ func Mirrors(list []Mirror, optional func(key string) bool) *Mirrored {
 		if l.Bucket == nil {
 			s.caps = Caps{ReadOnly: true, NoList: true}
 			s.trouble = fmt.Errorf("open bucket: %w", orUnavailable(l.Err))
-			s.left = time.Now().Add(100 * 365 * 24 * time.Hour)
+			s.unread = true
 		} else {
 			s.quick, s.patient, s.caps = Impatient(l.Bucket), l.Bucket, l.Bucket.Caps()
 		}
@@ -129,11 +130,12 @@ func (m *Mirrored) Reading() (int, string) {
 func (m *Mirrored) Leave(err error) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if s := m.sources[m.at]; s.left.IsZero() {
-		s.trouble, s.left = err, m.now()
+	if s := m.sources[m.at]; s.away.IsZero() {
+		s.trouble, s.unread = err, true
 	}
 	for i := range m.sources {
-		if n := (m.at + i) % len(m.sources); m.sources[n].left.IsZero() {
+		n := (m.at + i) % len(m.sources)
+		if s := m.sources[n]; s.away.IsZero() && !s.unread {
 			m.at = n
 			return true
 		}
@@ -194,8 +196,8 @@ func (s *mirrorSource) untagged(etag string) (string, bool) {
 	return etag[:i] + rest, ok
 }
 
-// away reports whether err says that nothing can be had of a bucket now.
-func away(err error) bool { return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNoBucket) }
+// gone reports whether err says that nothing can be had of a bucket now.
+func gone(err error) bool { return errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNoBucket) }
 
 // A choice is one source to ask, with the patience for it: all of it for the
 // last one.
@@ -212,7 +214,7 @@ func (m *Mirrored) choices(first int, wanted func(*mirrorSource) bool) []choice 
 	for i := range m.sources {
 		n := (first + i) % len(m.sources)
 		s := m.sources[n]
-		rests := !s.left.IsZero() && m.now().Sub(s.left) < restTime
+		rests := !s.away.IsZero() && m.now().Sub(s.away) < restTime
 		if s.quick != nil && !rests && wanted(s) {
 			out = append(out, choice{n, s, s.quick})
 		}
@@ -226,7 +228,7 @@ func (m *Mirrored) choices(first int, wanted func(*mirrorSource) bool) []choice 
 func (m *Mirrored) readers() []choice {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.choices(m.at, func(*mirrorSource) bool { return true })
+	return m.choices(m.at, func(s *mirrorSource) bool { return !s.unread })
 }
 
 func (m *Mirrored) others(wanted func(*mirrorSource) bool) []choice {
@@ -239,7 +241,7 @@ func (m *Mirrored) others(wanted func(*mirrorSource) bool) []choice {
 func (m *Mirrored) lost(n int, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.sources[n].trouble, m.sources[n].left = err, m.now()
+	m.sources[n].trouble, m.sources[n].away = err, m.now()
 }
 
 // answered makes source n the one to read from, after the sources in lacking
@@ -248,7 +250,7 @@ func (m *Mirrored) answered(n int, lacking map[int]error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.at = n
-	m.sources[n].trouble, m.sources[n].left = nil, time.Time{}
+	m.sources[n].trouble, m.sources[n].away = nil, time.Time{}
 	for i, err := range lacking {
 		if m.sources[i].trouble == nil {
 			m.sources[i].trouble = err
@@ -319,7 +321,7 @@ func (m *Mirrored) Get(ctx context.Context, key string, o GetOptions) (io.ReadCl
 			return nil, obj, err
 		case ctx.Err() != nil:
 			return nil, obj, err
-		case away(err):
+		case gone(err):
 			m.lost(c.n, err)
 		case m.optional(key) || !errors.Is(err, ErrNotExist) && !errors.Is(err, ErrPermission):
 			return nil, obj, err
@@ -339,7 +341,7 @@ type mirrorBody struct {
 
 func (b *mirrorBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && b.ctx.Err() == nil && (away(err) || errors.Is(err, ErrTruncated)) {
+	if err != nil && b.ctx.Err() == nil && (gone(err) || errors.Is(err, ErrTruncated)) {
 		b.m.lost(b.n, err)
 	}
 	return n, err
@@ -382,7 +384,7 @@ func (m *Mirrored) change(ctx context.Context, what string, wanted func(*mirrorS
 		switch {
 		case err == nil || ctx.Err() != nil:
 			return err
-		case away(err):
+		case gone(err):
 			m.lost(c.n, err)
 		case !errors.Is(err, ErrPermission) && !errors.Is(err, ErrUnsupported):
 			return err
@@ -402,11 +404,11 @@ func (m *Mirrored) List(ctx context.Context, prefix, after string) iter.Seq2[Obj
 			if done {
 				return
 			}
-			if ctx.Err() != nil || !away(err) && !errors.Is(err, ErrPermission) && !errors.Is(err, ErrUnsupported) {
+			if ctx.Err() != nil || !gone(err) && !errors.Is(err, ErrPermission) && !errors.Is(err, ErrUnsupported) {
 				yield(Object{}, err)
 				return
 			}
-			if away(err) {
+			if gone(err) {
 				m.lost(c.n, err)
 			}
 			fails[c.n] = err

@@ -39,6 +39,7 @@ const (
 	MaxReasonBytes  = 1 << 10
 	MaxHistory      = 20
 	MaxReportedRuns = 10 // logs kept per VM in the bucket
+	MaxBuckets      = 9  // a project's bucket and its mirrors
 )
 
 // A Report is what a VM says of itself: who it is, what it has, and its last
@@ -63,10 +64,29 @@ type Report struct {
 	NextRun     time.Time `json:"next_run,omitzero"` // about when the next poll is due
 	Heartbeat   Duration  `json:"heartbeat"`         // the next report comes within this time even if nothing happens
 
+	// Buckets are those of the project that were of no use to this VM in the
+	// call that the report is of; those it did not need to ask are not among them.
+	Buckets []BucketTrouble `json:"buckets,omitempty"`
+
 	Facts   Facts      `json:"facts"`
 	Run     *Run       `json:"run,omitempty"`     // the last run in full
 	History []RunBrief `json:"history,omitempty"` // earlier runs, newest first
 	Warn    []string   `json:"warnings,omitempty"`
+}
+
+// What is wrong with one of a project's buckets.
+const (
+	BucketUnreachable = "unreachable" // away, or there is no such bucket
+	BucketRefused     = "refused"     // no right to read
+	BucketLags        = "lags"        // older than what this VM has seen, expired, or without an object of the release
+	BucketUntrusted   = "untrusted"   // what it holds is not what was signed
+)
+
+// A BucketTrouble says why a bucket was of no use to a VM.
+type BucketTrouble struct {
+	URL    string `json:"url"` // without options
+	State  string `json:"state"`
+	Reason string `json:"reason"`
 }
 
 // Facts are what a VM knows of itself, from cloud-init and the system.
@@ -232,6 +252,9 @@ func ParseReport(b []byte) (*Report, error) {
 	}
 	if len(r.History) > MaxHistory {
 		r.History = r.History[:MaxHistory]
+	}
+	if len(r.Buckets) > MaxBuckets {
+		r.Buckets = r.Buckets[:MaxBuckets]
 	}
 	return &r, nil
 }

@@ -84,9 +84,9 @@ func open(ctx context.Context, s *cli.Session) (*agent.Agent, error) {
 	if err != nil {
 		return nil, cli.WithCode(err, cli.ExitUsage, "settings", "")
 	}
-	b, err := s.Open(ctx, cfg.Bucket)
+	b, err := agent.OpenBucket(ctx, s.Open, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("open bucket %s: %w", cfg.Bucket, err)
+		return nil, err
 	}
 	return &agent.Agent{Config: cfg, Paths: paths(s), Bucket: b, Log: s.Logger(), Version: s.Version}, nil
 }

@@ -1,0 +1,135 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/release"
+	"github.com/bootwell/bootwell/internal/store"
+	"github.com/bootwell/bootwell/internal/trust"
+)
+
+// OpenBucket opens the bucket of c. With mirrors it is a [bucket.Mirrored] of
+// them all, in which one that cannot be opened is left out and told of.
+func OpenBucket(ctx context.Context, open bucket.Opener, c Config) (bucket.Bucket, error) {
+	if len(c.Mirrors) == 0 {
+		b, err := open(ctx, c.Bucket)
+		if err != nil {
+			return nil, fmt.Errorf("open bucket %s: %w", c.Bucket, err)
+		}
+		return b, nil
+	}
+	var list []bucket.Mirror
+	usable := false
+	for _, url := range append([]string{c.Bucket}, c.Mirrors...) {
+		m := bucket.Mirror{URL: url}
+		if m.Bucket, m.Err = open(ctx, url); m.Err != nil {
+			m.Bucket = nil
+		}
+		usable = usable || m.Bucket != nil
+		list = append(list, m)
+	}
+	if !usable {
+		return nil, fmt.Errorf("open bucket %s: %w", c.Bucket, list[0].Err)
+	}
+	return bucket.Mirrors(list, store.Optional), nil
+}
+
+// elsewhere lists what another bucket of the project may do better: nothing
+// that is signed is at fault, only what this bucket holds or answers.
+var elsewhere = []error{
+	bucket.ErrUnavailable, bucket.ErrNoBucket, bucket.ErrPermission, bucket.ErrNotExist, bucket.ErrTruncated, bucket.ErrTooLarge,
+	trust.ErrUntrusted, trust.ErrRollback, trust.ErrExpired, trust.ErrNotInit,
+}
+
+// anyBucket calls f, and again with the next bucket as long as f fails for
+// something that another bucket may have better. What remains when none has is
+// what was wrong with the project's first bucket: a mirror that lags behind an
+// unreachable bucket is no attack.
+func (s *session) anyBucket(ctx context.Context, f func() error) error {
+	err := f()
+	m, several := bucket.As[*bucket.Mirrored](s.Bucket)
+	for several && err != nil && ctx.Err() == nil {
+		if !slices.ContainsFunc(elsewhere, func(e error) bool { return errors.Is(err, e) }) || !m.Leave(err) {
+			return m.First(err)
+		}
+		s.logger().Info("reading from another bucket", "err", err)
+		err = f()
+	}
+	return err
+}
+
+// bucketTroubles tells which buckets were of no use in this call.
+func (s *session) bucketTroubles() []release.BucketTrouble {
+	m, several := bucket.As[*bucket.Mirrored](s.Bucket)
+	if !several {
+		return nil
+	}
+	var out []release.BucketTrouble
+	for _, t := range m.Troubles() {
+		out = append(out, release.BucketTrouble{URL: withoutOptions(t.URL), State: bucketState(t.Err), Reason: cut(oneLine(t.Err.Error(), 300), 300)})
+	}
+	return out[:min(len(out), release.MaxBuckets)]
+}
+
+func bucketState(err error) string {
+	switch {
+	case errors.Is(err, trust.ErrRollback), errors.Is(err, trust.ErrExpired), errors.Is(err, trust.ErrNotInit), errors.Is(err, bucket.ErrNotExist):
+		return release.BucketLags
+	case errors.Is(err, trust.ErrUntrusted), errors.Is(err, bucket.ErrTruncated), errors.Is(err, bucket.ErrTooLarge):
+		return release.BucketUntrusted
+	case errors.Is(err, bucket.ErrPermission):
+		return release.BucketRefused
+	}
+	return release.BucketUnreachable
+}
+
+// bucketSentences tells the same to people.
+func bucketSentences(ts []release.BucketTrouble) []string {
+	words := map[string]string{
+		release.BucketUnreachable: "cannot be used", release.BucketRefused: "refuses this VM",
+		release.BucketLags: "lags behind", release.BucketUntrusted: "holds what was not signed",
+	}
+	var out []string
+	for _, t := range ts {
+		out = append(out, fmt.Sprintf("%s %s: %s", t.URL, words[t.State], t.Reason))
+	}
+	return out
+}
+
+// bucketGist is what of them makes a report say something new.
+func bucketGist(ts []release.BucketTrouble) string {
+	var b strings.Builder
+	for _, t := range ts {
+		b.WriteString(" " + t.URL + " " + t.State)
+	}
+	return b.String()
+}
+
+// noteBuckets keeps for [Why] what was wrong with buckets, when it is news.
+func (s *session) noteBuckets() {
+	ts := s.bucketTroubles()
+	if bucketGist(ts) == bucketGist(s.state.Buckets) {
+		return
+	}
+	s.state.Buckets = ts
+	if err := s.save(); err != nil {
+		s.logger().Warn("state not written", "err", err)
+	}
+}
+
+// reachable reports whether it is worth while to send something: another
+// bucket may take it.
+func (s *session) reachable() bool {
+	_, several := bucket.As[*bucket.Mirrored](s.Bucket)
+	return several || !errors.Is(s.problem, bucket.ErrUnavailable)
+}
+
+func withoutOptions(url string) string {
+	url, _, _ = strings.Cut(url, "?")
+	return url
+}
