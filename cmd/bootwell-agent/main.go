@@ -3,11 +3,13 @@ package main
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"strings"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/file"
+	"github.com/bootwell/bootwell/internal/bucket/gcs"
 	"github.com/bootwell/bootwell/internal/bucket/s3"
 	"github.com/bootwell/bootwell/internal/bucket/web"
 	"github.com/bootwell/bootwell/internal/cli"
@@ -17,17 +19,22 @@ import (
 var version = "dev" // set by the linker
 
 func main() {
-	s := cli.NewSession("bootwell-agent", version, open)
+	var s *cli.Session
+	s = cli.NewSession("bootwell-agent", version, func(ctx context.Context, url string) (bucket.Bucket, error) {
+		return open(ctx, url, s.Logger())
+	})
 	os.Exit(s.Run(vm.Root(s), os.Args[1:]))
 }
 
 // open is all that an agent can read releases from. The instance's own
 // identity comes first; keys in a file are for where there is none.
-func open(ctx context.Context, url string) (b bucket.Bucket, err error) {
+func open(ctx context.Context, url string, log *slog.Logger) (b bucket.Bucket, err error) {
 	scheme, _, _ := strings.Cut(url, ":")
 	switch scheme {
 	case "s3":
 		b, err = s3.Open(ctx, url, s3.Options{Sources: s3.VMSources("/etc/bootwell/credentials")})
+	case "gs":
+		b, err = gcs.Open(ctx, url, gcs.Options{Sources: gcs.VMSources("/etc/bootwell/credentials"), Logger: log})
 	case "http", "https":
 		b, err = web.Open(ctx, url, web.Options{})
 	case "file":

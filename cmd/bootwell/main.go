@@ -9,6 +9,7 @@ import (
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/file"
+	"github.com/bootwell/bootwell/internal/bucket/gcs"
 	"github.com/bootwell/bootwell/internal/bucket/s3"
 	"github.com/bootwell/bootwell/internal/bucket/web"
 	"github.com/bootwell/bootwell/internal/cli"
@@ -29,6 +30,8 @@ func open(ctx context.Context, url string) (b bucket.Bucket, err error) {
 	switch scheme {
 	case "s3":
 		b, err = s3.Open(ctx, url, s3.Options{Sources: s3.OperatorSources()})
+	case "gs":
+		b, err = gcs.Open(ctx, url, gcs.Options{Sources: gcs.OperatorSources()})
 	case "http", "https":
 		b, err = web.Open(ctx, url, web.Options{})
 	case "file":

@@ -20,6 +20,7 @@ var arrows = map[string][]string{
 	"internal/needs":             {},
 	"internal/bucket":            {},
 	"internal/bucket/file":       {"internal/bucket"},
+	"internal/bucket/gcs":        {"internal/bucket", "internal/bucket/wire"},
 	"internal/bucket/wire":       {"internal/bucket"},
 	"internal/bucket/s3":         {"internal/bucket", "internal/bucket/wire"},
 	"internal/bucket/web":        {"internal/bucket", "internal/bucket/wire"},
@@ -44,8 +45,8 @@ var arrows = map[string][]string{
 	"examples":                 {},
 	"examples/demo":            {"internal/lab"},
 	"contrib/packaging/xzfile": {},
-	"cmd/bootwell":             {"internal/bucket", "internal/bucket/file", "internal/bucket/s3", "internal/bucket/web", "internal/cli", "internal/cli/operator"},
-	"cmd/bootwell-agent":       {"internal/bucket", "internal/bucket/file", "internal/bucket/s3", "internal/bucket/web", "internal/cli", "internal/cli/vm"},
+	"cmd/bootwell":             {"internal/bucket", "internal/bucket/file", "internal/bucket/gcs", "internal/bucket/s3", "internal/bucket/web", "internal/cli", "internal/cli/operator"},
+	"cmd/bootwell-agent":       {"internal/bucket", "internal/bucket/file", "internal/bucket/gcs", "internal/bucket/s3", "internal/bucket/web", "internal/cli", "internal/cli/vm"},
 }
 
 type listed struct {

@@ -9,6 +9,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -44,9 +46,10 @@ type GCS struct {
 	t       testing.TB
 	cfg     GCSConfig
 	backend *url.URL
+	inner   *http.Transport // to the backend
 	proxy   *httputil.ReverseProxy
 	server  *httptest.Server
-	log     string
+	logFile string
 
 	mu       sync.Mutex
 	tokens   map[string]gcsToken
@@ -83,6 +86,8 @@ func StartGCS(t testing.TB, cfg GCSConfig) *GCS {
 		s.cfg.TokenTTL = time.Hour
 	}
 	binary := gcsBinary(t)
+	s.inner = &http.Transport{MaxIdleConnsPerHost: 32}
+	t.Cleanup(s.inner.CloseIdleConnections)
 	var err error
 	for range 3 { // a port found free can be taken before the server has it
 		if err = s.start(binary, freeAddress(t)); err == nil {
@@ -104,7 +109,7 @@ func StartGCS(t testing.TB, cfg GCSConfig) *GCS {
 	s.Addr = l.Addr().String()
 	s.proxy = &httputil.ReverseProxy{
 		Rewrite:        func(r *httputil.ProxyRequest) { r.SetURL(s.backend) },
-		ModifyResponse: s.modify, ErrorLog: nil,
+		ModifyResponse: s.modify, Transport: s.inner, ErrorLog: log.New(io.Discard, "", 0),
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 		},
@@ -140,8 +145,8 @@ func gcsBinary(t testing.TB) string {
 }
 
 func (s *GCS) start(binary, addr string) error {
-	s.log = filepath.Join(s.t.TempDir(), "fake-gcs-server.log")
-	out, err := os.Create(s.log)
+	s.logFile = filepath.Join(s.t.TempDir(), "fake-gcs-server.log")
+	out, err := os.Create(s.logFile)
 	if err != nil {
 		return err
 	}
@@ -159,7 +164,7 @@ func (s *GCS) start(binary, addr string) error {
 	go func() { ended <- cmd.Wait() }()
 	if err := s.ready(ended); err != nil {
 		cmd.Process.Kill()
-		text, _ := os.ReadFile(s.log)
+		text, _ := os.ReadFile(s.logFile)
 		return fmt.Errorf("%w; it said:\n%s", err, text)
 	}
 	s.t.Cleanup(func() {

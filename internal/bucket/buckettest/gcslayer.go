@@ -27,7 +27,7 @@ func (s *GCS) ask(ctx context.Context, method, path string, body io.Reader) (int
 	if err != nil {
 		return 0, nil, err
 	}
-	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
+	resp, err := s.inner.RoundTrip(req)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -154,7 +154,7 @@ func (s *GCS) authorize(r *http.Request, c *gcsCall) (status int, reason, messag
 	}
 	c.token, c.mayList = token, token.may("storage.objects.list", "")
 	needs := []string{c.permission}
-	if c.permission == "storage.objects.create" {
+	if c.permission == "storage.objects.create" && !token.may("storage.objects.delete", c.object) {
 		path := "/storage/v1/b/" + c.bucket + "/o/" + url.PathEscape(c.object)
 		if status, _, err := s.ask(r.Context(), http.MethodGet, path, nil); err == nil && status == http.StatusOK {
 			needs = append(needs, "storage.objects.delete") // overwriting is also deleting
