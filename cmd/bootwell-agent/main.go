@@ -32,7 +32,7 @@ func open(ctx context.Context, url string, log *slog.Logger) (b bucket.Bucket, e
 	scheme, _, _ := strings.Cut(url, ":")
 	switch scheme {
 	case "s3":
-		b, err = s3.Open(ctx, url, s3.Options{Sources: s3.VMSources("/etc/bootwell/credentials")})
+		b, err = s3.Open(ctx, url, s3.Options{Sources: s3.VMSources("/etc/bootwell/credentials"), Logger: log})
 	case "gs":
 		b, err = gcs.Open(ctx, url, gcs.Options{Sources: gcs.VMSources("/etc/bootwell/credentials"), Logger: log})
 	case "http", "https":

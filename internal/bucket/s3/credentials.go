@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 // A Source is one place where credentials may be. The caller of Open names
@@ -20,15 +23,18 @@ type Source struct {
 	name     string
 	retrieve func(ctx context.Context) (credentials.Value, error)
 	region   func(ctx context.Context) (string, error) // nil: this place knows no region
+	identity bool                                      // of the machine, which needs no keys
 }
 
 // OperatorSources are the environment and the files of the AWS tools. They
 // never ask a metadata service.
 func OperatorSources() []Source { return []Source{Environment(), SharedConfig("")} }
 
-// VMSources are the instance's role, then the file, then the environment.
+// VMSources are the instance's role, then the file, then the environment. A
+// machine that has keys and is not one of EC2's does not wait long for the
+// metadata service that it may not have.
 func VMSources(file string) []Source {
-	return []Source{InstanceRole(""), StaticFile(file), Environment()}
+	return []Source{instanceRole("", func() time.Duration { return patience("/sys", file) }), StaticFile(file), Environment()}
 }
 
 // errNothing says that a source has no credentials, and that another try now
@@ -59,13 +65,21 @@ func Environment() Source {
 	}}
 }
 
-const maxFile = 1 << 20
-
-// StaticFile is the default profile of a file in the form of
-// ~/.aws/credentials.
+// StaticFile is aws_access_key_id, aws_secret_access_key and aws_session_token
+// in a credentials file (see [wire.Credentials]).
 func StaticFile(path string) Source {
-	return Source{name: "file " + path, retrieve: func(ctx context.Context) (credentials.Value, error) {
-		return fromFile(ctx, path, "default")
+	return Source{name: "file " + path, retrieve: func(context.Context) (credentials.Value, error) {
+		values, err := wire.Credentials(path)
+		if err != nil {
+			return credentials.Value{}, fmt.Errorf("%w: %w", err, errNothing)
+		}
+		v := credentials.Value{
+			AccessKeyID: values["aws_access_key_id"], SecretAccessKey: values["aws_secret_access_key"], SessionToken: values["aws_session_token"],
+		}
+		if v.AccessKeyID == "" || v.SecretAccessKey == "" {
+			return v, fmt.Errorf("it has no aws_access_key_id and aws_secret_access_key: %w", errNothing)
+		}
+		return v, nil
 	}}
 }
 
@@ -78,27 +92,18 @@ func SharedConfig(profile string) Source {
 		name += ", profile " + profile
 	}
 	return Source{name: name, retrieve: func(ctx context.Context) (credentials.Value, error) {
-		return fromFile(ctx, "", profile)
+		return fromFiles(ctx, profile)
 	}}
 }
 
-func fromFile(ctx context.Context, path, profile string) (credentials.Value, error) {
-	if path != "" {
-		info, err := os.Stat(path)
-		if err != nil {
-			return credentials.Value{}, fmt.Errorf("%w: %w", errNothing, err)
-		}
-		if !info.Mode().IsRegular() || info.Size() > maxFile {
-			return credentials.Value{}, fmt.Errorf("it is no regular file of at most %d bytes: %w", maxFile, errNothing)
-		}
-	}
-	p := &credentials.FileAWSCredentials{Filename: path, Profile: profile}
+func fromFiles(ctx context.Context, profile string) (credentials.Value, error) {
+	p := &credentials.FileAWSCredentials{Profile: profile}
 	v, err := p.RetrieveWithCredContext(&credentials.CredContext{Context: ctx})
 	if err != nil {
 		return v, fmt.Errorf("%w: %w", errNothing, err)
 	}
 	if v.AccessKeyID == "" || v.SecretAccessKey == "" {
-		return v, fmt.Errorf("it has no aws_access_key_id and aws_secret_access_key (role_arn is not supported): %w", errNothing)
+		return v, fmt.Errorf("there is no aws_access_key_id and aws_secret_access_key (role_arn is not supported): %w", errNothing)
 	}
 	return v, nil
 }
@@ -108,6 +113,8 @@ func fromFile(ctx context.Context, path, profile string) (credentials.Value, err
 type chain struct {
 	sources []Source
 	now     func() time.Time
+	log     *slog.Logger // nil: nowhere
+	warn    sync.Once
 
 	mu      sync.Mutex
 	value   credentials.Value
@@ -162,6 +169,7 @@ func (c *chain) ask(ctx context.Context) (credentials.Value, error) {
 			err = fmt.Errorf("the credentials expired at %s", v.Expiration.Format(time.RFC3339))
 		}
 		if err == nil {
+			c.note(ctx, s, v)
 			return v, nil
 		}
 		if !errors.Is(err, errNothing) {
@@ -170,4 +178,16 @@ func (c *chain) ask(ctx context.Context) (credentials.Value, error) {
 		said = append(said, s.name+": "+strings.TrimSuffix(err.Error(), ": "+errNothing.Error()))
 	}
 	return credentials.Value{}, fmt.Errorf("%w: no credentials found (%s)", sentinel, strings.Join(said, "; "))
+}
+
+// note warns once of permanent keys where the machine's own identity was asked
+// for first.
+func (c *chain) note(ctx context.Context, s Source, v credentials.Value) {
+	if c.log == nil || s.identity || v.SessionToken != "" || !slices.ContainsFunc(c.sources, func(s Source) bool { return s.identity }) {
+		return
+	}
+	c.warn.Do(func() {
+		c.log.WarnContext(ctx, "this machine uses permanent keys, which stay valid when they leak: give it an instance role where there is one",
+			"bucket", "s3", "keys", s.name)
+	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -247,4 +248,67 @@ func FuzzParseRole(f *testing.F) {
 			t.Errorf("%q gives %+v", body, v)
 		}
 	})
+}
+
+func TestPermanentKeysAreWarnedOf(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "credentials")
+	write(t, file, "aws_access_key_id = AKFILE\naws_secret_access_key = SECRET\n")
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	withRole := newIMDS(t, roleJSON("ASIA1", time.Now().Add(time.Hour)))
+	for name, c := range map[string]struct {
+		sources []Source
+		want    int
+	}{
+		"VM with a role":     {[]Source{InstanceRole(withRole.URL), StaticFile(file)}, 0},
+		"VM with a file":     {VMSources(file), 1},
+		"VM with a session":  {[]Source{InstanceRole(""), Static("k", "s", "token")}, 0},
+		"operator with keys": {[]Source{Environment(), StaticFile(file)}, 0},
+	} {
+		var log strings.Builder
+		ch := &chain{sources: c.sources, now: time.Now, log: slog.New(slog.NewTextHandler(&log, nil))}
+		for range 2 {
+			if _, err := ch.Retrieve(); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+		if n := strings.Count(log.String(), "level=WARN"); n != c.want || strings.Contains(log.String(), "SECRET") {
+			t.Errorf("%s: %d warnings: %s", name, n, log.String())
+		}
+	}
+}
+
+func TestPatience(t *testing.T) {
+	dir := t.TempDir()
+	keys, other := filepath.Join(dir, "credentials"), filepath.Join(dir, "other")
+	write(t, keys, "[default]\naws_access_key_id = AKFILE\naws_secret_access_key = s\n")
+	write(t, other, "os_auth_url = https://k\n")
+	for _, c := range []struct {
+		name, file string
+		sys        map[string]string
+		want       time.Duration
+	}{
+		{"no keys", filepath.Join(dir, "none"), nil, metadataDial},
+		{"another cloud's", other, nil, metadataDial},
+		{"keys", keys, map[string]string{"class/dmi/id/sys_vendor": "QEMU\n"}, metadataBrief},
+		{"keys, no firmware", keys, nil, metadataBrief},
+		{"keys on Nitro", keys, map[string]string{"class/dmi/id/sys_vendor": "Amazon EC2\n"}, metadataDial},
+		{"keys on Xen", keys, map[string]string{"class/dmi/id/sys_vendor": "Xen\n", "class/dmi/id/bios_version": "4.11.amazon\n"}, metadataDial},
+		{"keys on old Xen", keys, map[string]string{"hypervisor/uuid": "EC2E1916-9099\n"}, metadataDial},
+	} {
+		sys := t.TempDir()
+		for name, text := range c.sys {
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(sys, name)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(sys, name), text)
+		}
+		if got := patience(sys, c.file); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+	m := newIMDS(t, roleJSON("ASIA1", time.Now().Add(time.Hour)))
+	hasty := []Source{instanceRole(m.URL, func() time.Duration { return 1 }), StaticFile(keys)}
+	if v, err := retrieve(t, hasty...); err != nil || v.AccessKeyID != "AKFILE" {
+		t.Errorf("without the time to connect: %q, %v", v.AccessKeyID, err)
+	}
 }

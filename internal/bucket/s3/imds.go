@@ -14,13 +14,16 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 const (
 	metadataAddress = "http://169.254.169.254"
 	metadataLimit   = 64 << 10
 	metadataDial    = time.Second
-	metadataTimeout = 2 * time.Second // of one request
+	metadataBrief   = 250 * time.Millisecond // to connect, where it is not needed and likely not there
+	metadataTimeout = 2 * time.Second        // of one request
 	metadataTries   = 2
 )
 
@@ -32,12 +35,44 @@ const (
 //
 // https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instance-metadata-security-credentials.html
 func InstanceRole(endpoint string) Source {
+	return instanceRole(endpoint, func() time.Duration { return metadataDial })
+}
+
+// instanceRole is InstanceRole with the time that connecting may take.
+func instanceRole(endpoint string, patience func() time.Duration) Source {
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return (&net.Dialer{Timeout: patience()}).DialContext(ctx, network, addr)
+	}
 	m := &metadata{endpoint: endpoint, client: &http.Client{
 		Timeout:       metadataTimeout,
-		Transport:     &http.Transport{DialContext: (&net.Dialer{Timeout: metadataDial}).DialContext, DisableKeepAlives: true},
+		Transport:     &http.Transport{DialContext: dial, DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
-	return Source{name: "instance role", retrieve: m.role, region: m.region}
+	return Source{name: "instance role", retrieve: m.role, region: m.region, identity: true}
+}
+
+// patience returns how long connecting to the metadata service may take on a
+// machine whose /sys is sys: where nothing answers at its address, each start of
+// the program would wait for it.
+func patience(sys, file string) time.Duration {
+	values, err := wire.Credentials(file)
+	if err != nil || values["aws_access_key_id"] == "" || isEC2(sys) {
+		return metadataDial
+	}
+	return metadataBrief
+}
+
+// isEC2 reports whether the firmware is that of Amazon's hypervisors.
+// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/identify_ec2_instances.html
+func isEC2(sys string) bool {
+	for _, name := range []string{"sys_vendor", "board_vendor", "bios_vendor", "bios_version"} {
+		text, err := os.ReadFile(sys + "/class/dmi/id/" + name)
+		if err == nil && strings.Contains(strings.ToLower(string(text)), "amazon") {
+			return true
+		}
+	}
+	uuid, err := os.ReadFile(sys + "/hypervisor/uuid")
+	return err == nil && strings.HasPrefix(strings.ToLower(string(uuid)), "ec2")
 }
 
 type metadata struct {

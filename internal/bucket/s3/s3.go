@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"log/slog"
 	"net/http"
 	"os"
 	"strings"
@@ -29,6 +30,7 @@ import (
 type Options struct {
 	Sources   []Source          // tried in this order; nothing else is asked
 	Transport http.RoundTripper // nil: one with the proxy and certificates of the environment
+	Logger    *slog.Logger      // a warning when a VM uses permanent keys; nil: nowhere
 }
 
 // A Bucket is a bucket, or the part of it below a prefix.
@@ -56,7 +58,7 @@ func Open(ctx context.Context, rawURL string, o Options) (*Bucket, error) {
 	if at.Region == "" {
 		at.Region = region(ctx, at, o.Sources)
 	}
-	creds := credentials.New(&chain{sources: o.Sources, now: time.Now})
+	creds := credentials.New(&chain{sources: o.Sources, now: time.Now, log: o.Logger})
 	if at.Anonymous {
 		creds = credentials.NewStatic("", "", "", credentials.SignatureAnonymous)
 	}
