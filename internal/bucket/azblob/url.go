@@ -1,0 +1,184 @@
+package azblob
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+)
+
+// A Location is what an az: URL says.
+type Location struct {
+	Account   string // storage account
+	Container string
+	Prefix    string // without slashes around it; "": the whole container
+	Endpoint  string // base URL of the account, no slash at its end; "": https://ACCOUNT.blob.core.windows.net
+	ClientID  string // of a user-assigned managed identity; "": the system-assigned one
+	CA        string // file of certificates to trust besides the system's
+}
+
+var options = []string{"ca", "client_id", "endpoint"}
+
+// Parse reads az://ACCOUNT/CONTAINER/prefix?endpoint=URL&client_id=ID&ca=FILE.
+// An endpoint is the base URL of the account, such as
+// https://ACCOUNT.blob.core.chinacloudapi.cn or an emulator's
+// http://127.0.0.1:10000/devstoreaccount1; without a scheme it is https.
+func Parse(rawURL string) (Location, error) {
+	l, err := parse(rawURL)
+	if err != nil {
+		return Location{}, fmt.Errorf("bucket %q: %w", redact(rawURL), err)
+	}
+	return l, nil
+}
+
+// redact keeps a secret that somebody wrote into the URL out of the error: what
+// stands before an @, and a SAS token in the query.
+func redact(rawURL string) string {
+	for _, mark := range []string{"sig=", "sig%3d"} {
+		if i := strings.Index(strings.ToLower(rawURL), mark); i >= 0 {
+			rawURL = rawURL[:i] + "sig=…"
+		}
+	}
+	before, after, ok := strings.Cut(rawURL, "@")
+	if scheme, _, found := strings.Cut(before, "://"); ok && found {
+		return scheme + "://…@" + after
+	}
+	return rawURL
+}
+
+func parse(rawURL string) (Location, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err
+		}
+		return Location{}, err
+	}
+	name, prefix, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
+	l := Location{Account: u.Host, Container: name, Prefix: strings.Trim(prefix, "/")}
+	switch {
+	case u.Scheme != "az":
+		return l, errors.New("scheme is not az")
+	case u.User != nil:
+		return l, errors.New("keys do not belong in the URL: use AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN")
+	case u.Opaque != "" || u.Fragment != "" || u.Port() != "":
+		return l, errors.New("write az://ACCOUNT/CONTAINER/PREFIX; another server is ?endpoint=URL")
+	case !accountName(l.Account):
+		return l, fmt.Errorf("storage account %q is not 3 to 24 lower-case letters and digits", l.Account)
+	case !containerName(l.Container):
+		return l, fmt.Errorf("container %q is not 3 to 63 lower-case letters, digits and single hyphens", l.Container)
+	}
+	if l.Prefix != "" {
+		if err := checkName(l.Prefix); err != nil {
+			return l, fmt.Errorf("prefix: %w", err)
+		}
+	}
+	q, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return l, errors.New("the options cannot be read: write ?name=value&name=value")
+	}
+	return l, l.options(q)
+}
+
+func (l *Location) options(q url.Values) error {
+	for name, values := range q {
+		switch {
+		case name == "sig" || name == "se" || name == "sv":
+			return errors.New("a SAS token does not belong in the URL: use AZURE_STORAGE_SAS_TOKEN")
+		case !slices.Contains(options, name):
+			return fmt.Errorf("option %q is not known; there are %s", name, strings.Join(options, ", "))
+		case len(values) != 1 || values[0] == "":
+			return fmt.Errorf("option %s needs one value", name)
+		}
+	}
+	l.CA, l.ClientID = q.Get("ca"), q.Get("client_id")
+	if len(l.ClientID) > 64 || strings.Trim(l.ClientID, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-") != "" {
+		return fmt.Errorf("client_id %.80q is not a client ID", l.ClientID)
+	}
+	return l.endpoint(q.Get("endpoint"))
+}
+
+func (l *Location) endpoint(s string) error {
+	if s == "" {
+		return nil
+	}
+	if !strings.Contains(s, "://") {
+		s = "https://" + s
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return fmt.Errorf("endpoint %q is not http://HOST or https://HOST", redact(s))
+	}
+	path := strings.Trim(u.Path, "/")
+	if u.User != nil || u.RawQuery != "" || u.Fragment != "" || path != "" && !accountName(path) {
+		return fmt.Errorf("endpoint %q is not the base URL of a storage account: scheme, host, port, and for an emulator /ACCOUNT", redact(s))
+	}
+	l.Endpoint = u.Scheme + "://" + u.Host
+	if path != "" {
+		l.Endpoint += "/" + path
+	}
+	return nil
+}
+
+// accountName and containerName hold the rules of
+// https://learn.microsoft.com/rest/api/storageservices/naming-and-referencing-containers--blobs--and-metadata
+func accountName(s string) bool {
+	return len(s) >= 3 && len(s) <= 24 && strings.Trim(s, lowerDigits) == ""
+}
+
+func containerName(s string) bool {
+	return len(s) >= 3 && len(s) <= 63 && strings.Trim(s, lowerDigits+"-") == "" &&
+		s[0] != '-' && s[len(s)-1] != '-' && !strings.Contains(s, "--")
+}
+
+const lowerDigits = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+// checkName reports why s cannot be the name of a blob. The service drops a dot
+// at the end of a path segment, which would make two keys one.
+func checkName(s string) error {
+	if err := bucket.CheckKey(s); err != nil {
+		return err
+	}
+	if strings.HasSuffix(s, ".") || strings.Contains(s, "./") {
+		return fmt.Errorf("object name %.200q: Azure keeps no dot at the end of a part: %w", s, bucket.ErrUnsupported)
+	}
+	if strings.Count(s, "/") >= 254 {
+		return fmt.Errorf("object name %.200q has over 254 parts: %w", s, bucket.ErrUnsupported)
+	}
+	return nil
+}
+
+// base returns the URL of the account.
+func (l Location) base() string {
+	if l.Endpoint != "" {
+		return l.Endpoint
+	}
+	return "https://" + l.Account + ".blob.core.windows.net"
+}
+
+// encrypted reports whether requests go over TLS.
+func (l Location) encrypted() bool { return strings.HasPrefix(l.base(), "https://") }
+
+// local reports whether requests stay on this machine.
+func (l Location) local() bool {
+	u, err := url.Parse(l.base())
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(u.Hostname())
+	return ip != nil && ip.IsLoopback()
+}
+
+// String returns the account, container and prefix, without options.
+func (l Location) String() string {
+	s := "az://" + l.Account + "/" + l.Container
+	if l.Prefix != "" {
+		s += "/" + l.Prefix
+	}
+	return s
+}
