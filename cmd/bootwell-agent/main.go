@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/azblob"
 	"github.com/bootwell/bootwell/internal/bucket/file"
 	"github.com/bootwell/bootwell/internal/bucket/gcs"
 	"github.com/bootwell/bootwell/internal/bucket/s3"
@@ -33,6 +34,8 @@ func open(ctx context.Context, url string, log *slog.Logger) (b bucket.Bucket, e
 	switch scheme {
 	case "s3":
 		b, err = s3.Open(ctx, url, s3.Options{Sources: s3.VMSources("/etc/bootwell/credentials"), Logger: log})
+	case "az":
+		b, err = azblob.Open(ctx, url, azblob.Options{Sources: azblob.VMSources("/etc/bootwell/credentials"), Logger: log})
 	case "gs":
 		b, err = gcs.Open(ctx, url, gcs.Options{Sources: gcs.VMSources("/etc/bootwell/credentials"), Logger: log})
 	case "http", "https":

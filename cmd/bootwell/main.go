@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/azblob"
 	"github.com/bootwell/bootwell/internal/bucket/file"
 	"github.com/bootwell/bootwell/internal/bucket/gcs"
 	"github.com/bootwell/bootwell/internal/bucket/s3"
@@ -30,6 +31,8 @@ func open(ctx context.Context, url string) (b bucket.Bucket, err error) {
 	switch scheme {
 	case "s3":
 		b, err = s3.Open(ctx, url, s3.Options{Sources: s3.OperatorSources()})
+	case "az":
+		b, err = azblob.Open(ctx, url, azblob.Options{Sources: azblob.OperatorSources()})
 	case "gs":
 		b, err = gcs.Open(ctx, url, gcs.Options{Sources: gcs.OperatorSources()})
 	case "http", "https":
