@@ -263,8 +263,10 @@ func testLarge(t *testing.T, b, w bucket.Bucket) {
 	if os.Getenv("BOOTWELL_TEST_LARGE") != "" {
 		size = 300 << 20
 	}
-	want := noise(size)
-	Put(t, w, "packs/large", want)
+	want := pattern(int64(size))
+	if _, err := w.Put(t.Context(), "packs/large", want, bucket.Condition{}); err != nil {
+		t.Fatal(err)
+	}
 	r, obj, err := b.Get(t.Context(), "packs/large", bucket.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -273,26 +275,54 @@ func testLarge(t *testing.T, b, w bucket.Bucket) {
 	if obj.Size != int64(size) {
 		t.Errorf("size %d, want %d", obj.Size, size)
 	}
-	if !sameBytes(t, r, want) {
+	if !sameBytes(t, r, pattern(int64(size))) {
 		t.Error("the content differs")
 	}
+	last := make([]byte, 5)
+	if _, err := want.ReadAt(last, int64(size)-5); err != nil {
+		t.Fatal(err)
+	}
 	got, _, err := bucket.ReadAll(t.Context(), b, "packs/large", bucket.GetOptions{Offset: int64(size) - 5, Length: 5}, 5)
-	if err != nil || !bytes.Equal(got, want[size-5:]) {
+	if err != nil || !bytes.Equal(got, last) {
 		t.Errorf("the last bytes: %x, %v", got, err)
 	}
 }
 
-func sameBytes(t *testing.T, r io.Reader, want []byte) bool {
+// pattern is n bytes of which no two blocks are the same, without the memory
+// for them.
+func pattern(n int64) *io.SectionReader {
+	return io.NewSectionReader(patternBytes(noise(patternBlock)), 0, n)
+}
+
+const patternBlock = 1 << 20
+
+type patternBytes []byte // one block; in each, the first bytes are its number
+
+// ReadAt implements [io.ReaderAt] of a pattern without end.
+func (b patternBytes) ReadAt(p []byte, off int64) (int, error) {
+	for done := 0; done < len(p); {
+		block, at := (off+int64(done))/patternBlock, (off+int64(done))%patternBlock
+		n := copy(p[done:], b[at:])
+		for i := at; i < 8 && i-at < int64(n); i++ {
+			p[done+int(i-at)] = byte(block >> (8 * i))
+		}
+		done += n
+	}
+	return len(p), nil
+}
+
+// sameBytes reports whether r yields what want does.
+func sameBytes(t *testing.T, r, want io.Reader) bool {
 	t.Helper()
-	buf := make([]byte, 256<<10)
+	got, expected := make([]byte, 256<<10), make([]byte, 256<<10)
 	for {
-		n, err := r.Read(buf)
-		if n > len(want) || !bytes.Equal(buf[:n], want[:n]) {
+		n, err := io.ReadFull(r, got)
+		m, _ := io.ReadFull(want, expected)
+		if !bytes.Equal(got[:n], expected[:m]) {
 			return false
 		}
-		want = want[n:]
-		if err == io.EOF {
-			return len(want) == 0
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			return true
 		}
 		if err != nil {
 			t.Fatal(err)
