@@ -84,36 +84,39 @@ func again(t *testing.T, n *lab.Network, env ...string) {
 	}
 }
 
-// A mint makes names for keys and tokens, each good for a short while.
+// A mint makes names for keys and tokens, each good for a while.
 type mint struct {
+	life time.Duration
+
 	mu      sync.Mutex
-	life    time.Duration
-	made    int
 	current string
-	expires time.Time
+	expires map[string]time.Time
 }
 
-// get returns the current name. It makes another well before its end.
+// get returns a name with most of its life before it: machines are slow at
+// times.
 func (m *mint) get(now time.Time) (string, time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.expires.Sub(now) < m.life/2 {
-		m.made++
-		m.current, m.expires = fmt.Sprintf("made-%d", m.made), now.Add(m.life).Truncate(time.Second)
+	if m.expires[m.current].Sub(now) < m.life*3/4 {
+		if m.expires == nil {
+			m.expires = map[string]time.Time{}
+		}
+		m.current = fmt.Sprintf("made-%d", len(m.expires)+1)
+		m.expires[m.current] = now.Add(m.life)
 	}
-	return m.current, m.expires
+	return m.current, m.expires[m.current]
 }
 
-// accepts reports whether a name has not expired. One that is not the newest
-// has, here.
+// accepts reports whether there is such a name and it has not expired.
 func (m *mint) accepts(name string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return name != "" && name == m.current && time.Now().Before(m.expires)
+	return time.Now().Before(m.expires[name])
 }
 
 func (m *mint) count() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.made
+	return len(m.expires)
 }

@@ -132,7 +132,7 @@ func azureService(m *mint) *metadata.Service {
 	s := metadata.NewAzure(azureVM)
 	s.SetIdentities(func(id metadata.Identity, audience []string) (metadata.Token, error) {
 		name, expires := m.get(time.Now())
-		return metadata.Token{Value: id.ClientID + " " + audience[0] + " " + name, Expires: expires}, nil
+		return metadata.Token{Value: id.ClientID + "|" + audience[0] + "|" + name, Expires: expires}, nil
 	}, azureSystem, azureUser)
 	return s
 }
@@ -167,7 +167,7 @@ func azureClient(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || !strings.HasPrefix(one, c.whose+" https://storage.azure.com ") {
+		if err != nil || !strings.HasPrefix(one, c.whose+"|https://storage.azure.com|") {
 			t.Errorf("identity %v: %q, %v; want a token of %s", c.id, one, err, c.whose)
 		}
 	}
