@@ -34,7 +34,7 @@ func openDir(t testing.TB, dir string) *file.Bucket {
 }
 
 func TestBucket(t *testing.T) {
-	buckettest.Test(t, func(t testing.TB) bucket.Bucket { return openDir(t, t.TempDir()) }, buckettest.Options{})
+	buckettest.Test(t, func(t testing.TB) bucket.Bucket { return openDir(t, folder(t)) }, buckettest.Options{})
 }
 
 // TestMain makes this binary a writer for TestProcesses.
@@ -71,7 +71,7 @@ func writer(dir string) int {
 }
 
 func TestProcesses_LoseNoIncrement(t *testing.T) {
-	b := openDir(t, t.TempDir())
+	b := openDir(t, folder(t))
 	buckettest.Put(t, b, "counter", []byte("0"))
 	var cmds []*exec.Cmd
 	for range 4 {
