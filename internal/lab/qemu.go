@@ -26,7 +26,7 @@ type QEMU struct {
 	Platform Platform
 	Network  *Network  // the guest's whole world; nil is no network card
 	NoCloud  *NoCloud  // a seed disk; nil is none
-	CD       *CD       // a disc in a drive; nil is none
+	CD       *CD       // a disc; nil is none
 	MAC      string    // "" is 52:54:00:12:34:56
 	Memory   int       // MiB; 0 is 768
 	Append   string    // more kernel command line
@@ -75,6 +75,10 @@ func GCEPlatform(uuid string) Platform {
 type CD struct {
 	Label string
 	Files map[string][]byte
+	// Drive puts it in a CD drive, which the guest finds late in its boot.
+	// Else it is a disk that is there from the start, as everything is with
+	// a distribution's own initrd.
+	Drive bool
 }
 
 // NoCloud is a seed for the datasource of the same name.
@@ -193,7 +197,10 @@ func (v *VM) args() []string {
 	if d.NoCloud != nil {
 		a = append(a, "-drive", "file="+v.seed()+",if=virtio,format=raw,readonly=on")
 	}
-	if d.CD != nil {
+	if d.CD != nil && !d.CD.Drive {
+		a = append(a, "-drive", "file="+v.disc()+",if=virtio,format=raw,readonly=on")
+	}
+	if d.CD != nil && d.CD.Drive {
 		a = append(a, "-device", "virtio-scsi-pci,id=scsi", "-drive", "file="+v.disc()+",if=none,id=disc,format=raw,media=cdrom,readonly=on",
 			"-device", "scsi-cd,bus=scsi.0,drive=disc")
 	}
