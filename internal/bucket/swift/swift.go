@@ -1,0 +1,441 @@
+// Package swift is a bucket on OpenStack Swift, by its own API. Tokens come from
+// Keystone v3, or requests are signed as temporary URLs. Each call is one
+// request, but for a Put with IfMatch, which looks first: Swift ignores the
+// condition. Nor is its create-only atomic; [bucket.Caps] say so. Deadlines and
+// retries are those of [bucket.Retry].
+//
+// https://docs.openstack.org/api-ref/object-store/
+package swift
+
+import (
+	"context"
+	"crypto/md5"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/wire"
+)
+
+// Options say whose credentials are used.
+type Options struct {
+	Sources   []Source          // tried in this order; nothing else is asked
+	Transport http.RoundTripper // nil: one with the proxy and certificates of the environment
+	Logger    *slog.Logger      // a warning when a VM uses a password or a key; nil: nowhere
+
+	// Newest has reads ask all replicas for the latest write. It is for
+	// publishers, who must see what another has just written.
+	Newest bool
+}
+
+// A Bucket is a container, or the part of it below a prefix.
+type Bucket struct {
+	at     Location
+	auth   *session
+	send   http.RoundTripper
+	prefix string // with a slash at its end, or ""
+	newest bool
+}
+
+// Open returns the bucket that a swift: URL names (see [Parse]). It asks the
+// network nothing.
+func Open(ctx context.Context, rawURL string, o Options) (*Bucket, error) {
+	at, err := Parse(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	at, temporary := atHand(ctx, at, o.Sources)
+	send := o.Transport
+	if send == nil {
+		if send, err = wire.Transport(at.CA); err != nil {
+			return nil, fmt.Errorf("open %s: %w", at, err)
+		}
+	}
+	b := &Bucket{at: at, send: send, newest: o.Newest, auth: newSession(at, o, send)}
+	b.auth.temporary.Store(temporary)
+	if at.Prefix != "" {
+		b.prefix = at.Prefix + "/"
+	}
+	return b, nil
+}
+
+// Caps promises nothing that is atomic. With temporary URLs there is no
+// listing; that is known once the credentials are.
+func (b *Bucket) Caps() bucket.Caps {
+	return bucket.Caps{NoList: b.auth.temporary.Load(), ReadOnly: b.auth.readOnly.Load()}
+}
+
+// Location returns what the bucket was opened with.
+func (b *Bucket) Location() Location { return b.at }
+
+// Endpoint implements [bucket.Remote]: the storage if that is known, else
+// Keystone.
+func (b *Bucket) Endpoint() (url, ca string) {
+	if g := b.auth.last.Load(); g != nil {
+		return g.storage, b.at.CA
+	}
+	if b.at.Storage != "" {
+		return b.at.Storage, b.at.CA
+	}
+	return b.at.Auth, b.at.CA
+}
+
+// name is the object's full name in the container.
+func (b *Bucket) name(key string) (string, error) {
+	name := b.prefix + key
+	if len(name) > bucket.MaxKey {
+		return "", fmt.Errorf("object name %.200q is too long with the prefix: %w", key, bucket.ErrUnsupported)
+	}
+	return name, nil
+}
+
+// A call is one request before it has credentials.
+type call struct {
+	method string
+	name   string // of the object; "": of the container
+	header http.Header
+	query  url.Values
+	body   *wire.Lent // nil: none
+	size   int64      // of body
+}
+
+// do makes a request. The caller closes the body of the answer, whatever its
+// status is. An answer that the credentials do not count is followed by one
+// more try with a new token, if the token may have ended: Swift says the same
+// of what is denied.
+func (b *Bucket) do(ctx context.Context, c call) (*http.Response, error) {
+	g, err := b.auth.get(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := b.once(ctx, c, g)
+	if err != nil || resp.StatusCode != http.StatusUnauthorized || !b.auth.mayHaveEnded(g) {
+		return resp, err
+	}
+	drain(resp)
+	if g, err = b.auth.get(ctx, g); err != nil {
+		return nil, err
+	}
+	if c.body != nil {
+		if _, err := c.body.Seek(0, io.SeekStart); err != nil {
+			return nil, err
+		}
+	}
+	return b.once(ctx, c, g)
+}
+
+func (b *Bucket) once(ctx context.Context, c call, g *grant) (*http.Response, error) {
+	target := g.storage + "/" + escape(b.at.Container)
+	if c.name != "" {
+		target += "/" + escape(c.name)
+	}
+	q, err := g.sign(b.at.Container, c)
+	if err != nil {
+		return nil, err
+	}
+	if q != "" {
+		target += "?" + q
+	}
+	req, err := http.NewRequestWithContext(ctx, c.method, target, nil)
+	if err != nil {
+		return nil, err
+	}
+	if c.header != nil {
+		req.Header = c.header.Clone()
+	}
+	req.Header.Set("User-Agent", "bootwell")
+	if g.token != "" {
+		req.Header.Set("X-Auth-Token", g.token)
+	}
+	if c.body != nil && c.size > 0 {
+		req.Body, req.ContentLength = c.body, c.size
+	}
+	resp, err := b.send.RoundTrip(req)
+	if err != nil {
+		return nil, wire.Classify(ctx, err)
+	}
+	b.auth.saw(resp.Header.Get("Date"))
+	return resp, nil
+}
+
+// escape leaves only what no server and no proxy takes for something else.
+func escape(name string) string {
+	parts := strings.Split(name, "/")
+	for i, p := range parts {
+		parts[i] = strings.ReplaceAll(url.QueryEscape(p), "+", "%20")
+	}
+	return strings.Join(parts, "/")
+}
+
+// drain reads what is left of a short answer, so that its connection can be
+// used again.
+func drain(resp *http.Response) {
+	io.CopyN(io.Discard, resp.Body, 64<<10)
+	resp.Body.Close()
+}
+
+// Get implements [bucket.Bucket]. Swift does not tell a missing container from
+// a missing object: both are ErrNotExist.
+func (b *Bucket) Get(ctx context.Context, key string, o bucket.GetOptions) (io.ReadCloser, bucket.Object, error) {
+	if err := bucket.CheckGet(key, o); err != nil {
+		return nil, bucket.Object{}, err
+	}
+	name, err := b.name(key)
+	if err != nil {
+		return nil, bucket.Object{}, err
+	}
+	c := call{method: http.MethodGet, name: name, header: http.Header{}}
+	if o.IfNoneMatch != "" {
+		c.header.Set("If-None-Match", `"`+o.IfNoneMatch+`"`)
+	}
+	span, ranged := wire.Range(o)
+	if ranged {
+		c.header.Set("Range", span)
+	}
+	if b.newest {
+		c.header.Set("X-Newest", "true")
+	}
+	resp, err := b.do(ctx, c)
+	if err != nil {
+		return nil, bucket.Object{}, b.fail(ctx, "get", key, err)
+	}
+	obj := object(key, resp)
+	n := obj.Size
+	switch {
+	case resp.StatusCode == http.StatusPartialContent && ranged:
+		n, err = partial(&obj, o, resp.Header)
+	case resp.StatusCode != http.StatusOK:
+		err = b.refusal("get", resp, bucket.Condition{})
+	case ranged:
+		err = fmt.Errorf("the server does not give ranges: %w", bucket.ErrUnsupported)
+	}
+	if err != nil {
+		drain(resp)
+		return nil, bucket.Object{}, b.fail(ctx, "get", key, err)
+	}
+	classify := func(err error) error { return fmt.Errorf("read %s in %s: %w", key, b.at, wire.Classify(ctx, err)) }
+	return bucket.NewBody(ctx, resp.Body, n, classify), obj, nil
+}
+
+// object reads what the header says of an object.
+func object(key string, resp *http.Response) bucket.Object {
+	obj := bucket.Object{Key: key, Size: resp.ContentLength, ETag: strings.Trim(resp.Header.Get("Etag"), `"`)}
+	obj.Modified, _ = http.ParseTime(resp.Header.Get("Last-Modified")) // absent: zero
+	return obj
+}
+
+// partial takes the whole object's size from Content-Range and returns the
+// length of the body.
+func partial(obj *bucket.Object, o bucket.GetOptions, header http.Header) (int64, error) {
+	first, last, size, err := wire.ContentRange(header.Get("Content-Range"))
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("%w: %w", bucket.ErrUnsupported, err)
+	case first != o.Offset || o.Length > 0 && last-first >= o.Length || size < 0:
+		return 0, fmt.Errorf("the server gave another range, %.80q: %w", header.Get("Content-Range"), bucket.ErrUnsupported)
+	}
+	obj.Size = size
+	return o.Within(size)
+}
+
+// Put implements [bucket.Bucket]. It reads the body twice: its MD5 goes ahead,
+// so that Swift refuses one that was altered on the way, and is the ETag. An
+// object has at most 5 GiB. Object.Modified is not known.
+func (b *Bucket) Put(ctx context.Context, key string, body io.ReadSeeker, c bucket.Condition) (bucket.Object, error) {
+	if err := bucket.CheckPut(key, c); err != nil {
+		return bucket.Object{}, err
+	}
+	name, err := b.name(key)
+	if err != nil {
+		return bucket.Object{}, err
+	}
+	size, err := bucket.Size(body)
+	if err != nil {
+		return bucket.Object{}, fmt.Errorf("put %s: %w", key, err)
+	}
+	lent := wire.Lend(ctx, body)
+	defer lent.Back()
+	sum := md5.New()
+	if _, err := io.Copy(sum, lent); err != nil {
+		return bucket.Object{}, fmt.Errorf("put %s: %w", key, err)
+	}
+	if _, err := lent.Seek(0, io.SeekStart); err != nil {
+		return bucket.Object{}, fmt.Errorf("put %s: %w", key, err)
+	}
+	etag := hex.EncodeToString(sum.Sum(nil))
+	put := call{method: http.MethodPut, name: name, body: lent, size: size, header: http.Header{
+		"Etag": {etag}, "Content-Type": {"application/octet-stream"},
+	}}
+	if c.IfAbsent {
+		put.header.Set("If-None-Match", "*")
+	}
+	if c.IfMatch != "" {
+		err = b.unchanged(ctx, name, c)
+	}
+	if err == nil {
+		err = b.put(ctx, put, c)
+	}
+	if err != nil {
+		return bucket.Object{}, b.fail(ctx, "put", key, err)
+	}
+	return bucket.Object{Key: key, Size: size, ETag: etag}, nil
+}
+
+func (b *Bucket) put(ctx context.Context, c call, cond bucket.Condition) error {
+	resp, err := b.do(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer drain(resp)
+	switch {
+	case resp.StatusCode == http.StatusCreated:
+		return nil
+	case resp.StatusCode == http.StatusAccepted:
+		// Swift has a later write of the same object already, which counts.
+		return lost(cond)
+	}
+	return b.refusal("put", resp, cond)
+}
+
+// lost is what the condition makes of another's write.
+func lost(c bucket.Condition) error {
+	switch {
+	case c.IfAbsent:
+		return bucket.ErrExists
+	case c.IfMatch != "":
+		return bucket.ErrPrecondition
+	}
+	return nil
+}
+
+// unchanged looks whether the object still has the ETag that c names.
+func (b *Bucket) unchanged(ctx context.Context, name string, c bucket.Condition) error {
+	resp, err := b.do(ctx, call{method: http.MethodHead, name: name, header: http.Header{"X-Newest": {"true"}}})
+	if err != nil {
+		return err
+	}
+	defer drain(resp)
+	if resp.StatusCode != http.StatusOK {
+		return b.refusal("get", resp, c)
+	}
+	if object("", resp).ETag != c.IfMatch {
+		return bucket.ErrPrecondition
+	}
+	return nil
+}
+
+// Delete implements [bucket.Bucket].
+func (b *Bucket) Delete(ctx context.Context, key string) error {
+	if err := bucket.CheckKey(key); err != nil {
+		return err
+	}
+	name, err := b.name(key)
+	if err != nil {
+		return err
+	}
+	resp, err := b.do(ctx, call{method: http.MethodDelete, name: name})
+	if err == nil {
+		defer drain(resp)
+		if resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotFound {
+			return nil
+		}
+		err = b.refusal("delete", resp, bucket.Condition{})
+	}
+	return b.fail(ctx, "delete", key, err)
+}
+
+// fail words err with its operation.
+func (b *Bucket) fail(ctx context.Context, op, key string, err error) error {
+	where := fmt.Sprintf("%s %s in %s", op, key, b.at)
+	if done := ctx.Err(); done != nil && !errors.Is(err, done) {
+		return fmt.Errorf("%s: %w", where, done)
+	}
+	return fmt.Errorf("%s: %w", where, err)
+}
+
+// refusal gives an answer that is no success its place in the vocabulary.
+func (b *Bucket) refusal(op string, resp *http.Response, c bucket.Condition) error {
+	status := resp.StatusCode
+	switch {
+	case status == http.StatusNotModified:
+		return bucket.ErrNotModified
+	case status == http.StatusNotFound && (op == "list" || op == "put"):
+		return bucket.ErrNoBucket
+	case status == http.StatusNotFound:
+		return bucket.ErrNotExist
+	case status == http.StatusPreconditionFailed && c != (bucket.Condition{}):
+		return lost(c)
+	case status == http.StatusRequestedRangeNotSatisfiable:
+		return bucket.ErrTruncated
+	}
+	return fmt.Errorf("%w%s", statusError(resp), b.remedy(resp))
+}
+
+// statusError is for what may be said of any call.
+func statusError(resp *http.Response) error {
+	text := fmt.Sprintf("status %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
+	if id := resp.Header.Get("X-Trans-Id"); id != "" {
+		text += ", transaction " + printable(id)
+	}
+	var sentinel error
+	switch status := resp.StatusCode; {
+	case status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusProxyAuthRequired:
+		sentinel = bucket.ErrPermission
+	case status == http.StatusUnprocessableEntity || status == statusRateLimited || wire.Temporary(status):
+		sentinel = bucket.ErrUnavailable
+	case status == http.StatusMethodNotAllowed || status == http.StatusNotImplemented:
+		sentinel = bucket.ErrUnsupported
+	default:
+		return errors.New(text)
+	}
+	return fmt.Errorf("%w: %s", sentinel, text)
+}
+
+// statusRateLimited is Swift's own.
+const statusRateLimited = 498
+
+// remedy says what the status means for the reader.
+func (b *Bucket) remedy(resp *http.Response) string {
+	switch resp.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		if b.auth.temporary.Load() {
+			return ": the temporary URL was refused: wrong key, expired, or the clock of this machine is wrong" + b.auth.skewText()
+		}
+		return ": the credentials are good, but neither role, access rule nor container ACL allows this"
+	case http.StatusUnprocessableEntity:
+		return ": the content was altered on the way"
+	case http.StatusRequestEntityTooLarge:
+		return ": the quota is used up, or the object is over 5 GiB"
+	}
+	return ""
+}
+
+// printable bounds what a server says and keeps it on one line.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return ' '
+		}
+		return r
+	}, s)
+	return s[:min(len(s), 300)]
+}
+
+// skewText says how far this clock is from the server's.
+func (s *session) skewText() string {
+	skew := time.Duration(s.skew.Load()).Round(time.Second)
+	switch {
+	case skew > time.Second:
+		return fmt.Sprintf(" (%s ahead of the server's)", skew)
+	case skew < -time.Second:
+		return fmt.Sprintf(" (%s behind the server's)", -skew)
+	}
+	return ""
+}
