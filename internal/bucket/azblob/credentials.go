@@ -37,9 +37,11 @@ type Source struct {
 func OperatorSources() []Source { return []Source{Environment()} }
 
 // VMSources are the VM's managed identity, then the file (see
-// [wire.Credentials]), then the environment.
+// [wire.Credentials]), then the environment. A machine that has credentials in
+// the file and is none of Azure's does not wait long for a metadata service.
 func VMSources(file string) []Source {
-	sources := []Source{ManagedIdentity(""), File(file), Environment()}
+	identity := newMetadata("", func(at Location) bool { return needless("/sys", file, at) })
+	sources := []Source{identity.source(), File(file), Environment()}
 	sources[1].warn, sources[2].warn = true, true
 	return sources
 }
@@ -88,12 +90,16 @@ func Environment() Source {
 // credentials file (see [wire.Credentials]).
 func File(path string) Source {
 	return Source{name: "file " + path, retrieve: func(_ context.Context, at Location) (credential, error) {
-		values, err := wire.Credentials(path)
-		if err != nil {
-			return credential{}, fmt.Errorf("%w: %w", ErrNone, err)
-		}
-		return static(at, func(name string) string { return values[name] })
+		return fromFile(path, at)
 	}}
+}
+
+func fromFile(path string, at Location) (credential, error) {
+	values, err := wire.Credentials(path)
+	if err != nil {
+		return credential{}, fmt.Errorf("%w: %w", err, ErrNone)
+	}
+	return static(at, func(name string) string { return values[name] })
 }
 
 // static returns what lookup has, in the order in which the Azure CLI looks.

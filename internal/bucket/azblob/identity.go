@@ -19,7 +19,8 @@ const (
 	metadataPath    = "/metadata/identity/oauth2/token"
 	metadataLimit   = 128 << 10
 	metadataDial    = time.Second
-	metadataTimeout = 5 * time.Second // of one request: a token that is new to the service takes a while
+	metadataBrief   = 250 * time.Millisecond // to connect, where it is not needed and likely not there
+	metadataTimeout = 5 * time.Second        // of one request: a token that is new to the service takes a while
 	metadataTries   = 4
 	metadataPause   = 500 * time.Millisecond // before the second try; doubled for each next one
 )
@@ -31,24 +32,61 @@ const (
 //
 // https://learn.microsoft.com/entra/identity/managed-identities-azure-resources/how-to-use-vm-token
 func ManagedIdentity(endpoint string) Source {
-	m := &metadata{endpoint: endpoint, pause: metadataPause, client: &http.Client{
-		Timeout:       metadataTimeout,
-		Transport:     &http.Transport{DialContext: (&net.Dialer{Timeout: metadataDial}).DialContext, DisableKeepAlives: true},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
-	return Source{name: "managed identity", bearer: true, retrieve: m.token}
+	return newMetadata(endpoint, func(Location) bool { return false }).source()
 }
 
+// metadata is the metadata service. Where hasty says so, one short try is all.
 type metadata struct {
 	endpoint string
+	hasty    func(Location) bool
 	pause    time.Duration
 	client   *http.Client
 }
 
+type hastyKey struct{}
+
+func newMetadata(endpoint string, hasty func(Location) bool) *metadata {
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		d := net.Dialer{Timeout: metadataDial}
+		if ctx.Value(hastyKey{}) != nil {
+			d.Timeout = metadataBrief
+		}
+		return d.DialContext(ctx, network, addr)
+	}
+	return &metadata{endpoint: endpoint, hasty: hasty, pause: metadataPause, client: &http.Client{
+		Timeout:       metadataTimeout,
+		Transport:     &http.Transport{DialContext: dial, DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+func (m *metadata) source() Source {
+	return Source{name: "managed identity", bearer: true, retrieve: m.token}
+}
+
+// needless reports whether a machine whose /sys is sys has credentials in file
+// and is none of Azure's: each start of the program would wait in vain for a
+// service that other clouds do not have.
+func needless(sys, file string, at Location) bool {
+	tag, err := os.ReadFile(sys + "/class/dmi/id/chassis_asset_tag")
+	if err == nil && strings.TrimSpace(string(tag)) == azureTag {
+		return false
+	}
+	_, err = fromFile(file, at)
+	return err == nil
+}
+
+// azureTag is in the firmware of all of Azure's machines.
+// https://github.com/canonical/cloud-init/blob/main/cloudinit/sources/azure/identity.py
+const azureTag = "7783-7084-3265-9085-8269-3286-77"
+
 // token asks until there is an answer that stays.
 func (m *metadata) token(ctx context.Context, at Location) (credential, error) {
-	target := m.target(at.ClientID)
-	pause := m.pause
+	target, pause, tries := m.target(at.ClientID), m.pause, metadataTries
+	if m.hasty(at) {
+		tries = 1
+		ctx = context.WithValue(ctx, hastyKey{}, true)
+	}
 	for try := 1; ; try++ {
 		status, body, err := m.do(ctx, target)
 		if err == nil && status == http.StatusOK {
@@ -57,7 +95,7 @@ func (m *metadata) token(ctx context.Context, at Location) (credential, error) {
 		if err == nil {
 			err = refused(status, body)
 		}
-		if !passing(status) || try == metadataTries {
+		if !passing(status) || try >= tries {
 			return credential{}, err
 		}
 		timer := time.NewTimer(pause)

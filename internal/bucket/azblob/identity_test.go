@@ -68,12 +68,9 @@ func tokenJSON(token string, left int) string {
 
 // impatient is the identity without long pauses.
 func impatient(endpoint string) Source {
-	m := &metadata{endpoint: endpoint, pause: time.Millisecond, client: &http.Client{
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
-	s := ManagedIdentity(endpoint)
-	s.retrieve = m.token
-	return s
+	m := newMetadata(endpoint, func(Location) bool { return false })
+	m.pause = time.Millisecond
+	return m.source()
 }
 
 var cloud = Location{Account: "acct", Container: "fleet"}
@@ -157,11 +154,10 @@ func TestManagedIdentity_EndsWithItsContext(t *testing.T) {
 	m := newIMDS(t, nil)
 	m.status = []int{429, 429, 429, 429}
 	ctx, cancel := context.WithCancel(t.Context())
-	source := impatient(m.URL)
-	slow := &metadata{endpoint: m.URL, pause: time.Hour, client: &http.Client{}}
-	source.retrieve = slow.token
+	slow := newMetadata(m.URL, func(Location) bool { return false })
+	slow.pause = time.Hour
 	time.AfterFunc(50*time.Millisecond, cancel)
-	b, err := Open(ctx, "az://acct/fleet", Options{Sources: []Source{source}})
+	b, err := Open(ctx, "az://acct/fleet", Options{Sources: []Source{slow.source()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,6 +174,47 @@ func TestManagedIdentity_NoProxy(t *testing.T) {
 	t.Setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", m.URL+"/")
 	if v, err := newChain(cloud, []Source{ManagedIdentity("")}, nil).get(t.Context()); err != nil || v.token != "system" {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestManagedIdentity_NotAzure tries once where credentials are in the file and
+// the firmware is not Azure's.
+func TestManagedIdentity_NotAzure(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "credentials")
+	if err := os.WriteFile(file, []byte("azure_storage_account = acct\nazure_storage_key = a2V5\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, tag := range map[string]string{"azure": azureTag, "other": "No Asset Tag"} {
+		id := filepath.Join(dir, name, "class/dmi/id")
+		if err := os.MkdirAll(id, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(id, "chassis_asset_tag"), []byte(tag+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	elsewhere := cloud
+	elsewhere.Account = "elsewhere"
+	for _, c := range []struct {
+		sys, file string
+		at        Location
+		asked     int
+	}{
+		{"other", file, cloud, 1},
+		{"none", file, cloud, 1},
+		{"azure", file, cloud, metadataTries},
+		{"other", file + ".none", cloud, metadataTries},
+		{"other", file, elsewhere, metadataTries},
+	} {
+		m := newIMDS(t, nil)
+		m.status = []int{404, 404, 404, 404}
+		source := newMetadata(m.URL, func(at Location) bool { return needless(filepath.Join(dir, c.sys), c.file, at) })
+		source.pause = time.Millisecond
+		v, err := newChain(c.at, []Source{source.source(), File(c.file)}, nil).get(t.Context())
+		if m.asked != c.asked || (v.key != nil) != (err == nil) {
+			t.Errorf("%+v: asked %d times: %v", c, m.asked, err)
+		}
 	}
 }
 
@@ -208,7 +245,7 @@ func TestRenewal(t *testing.T) {
 	step(30*time.Second, false, "t1") // not asked again at once
 	v := step(31*time.Second, false, "t3")
 	c.reject(v) // the server does not take it
-	v = step(0, false, "t4")
+	step(0, false, "t4")
 	c.reject(credential{token: "t3"}) // somebody's who is late
 	step(0, false, "t4")
 	step(56*time.Minute, true, "t4")
