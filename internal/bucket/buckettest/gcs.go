@@ -107,14 +107,16 @@ func StartGCS(t testing.TB, cfg GCSConfig) *GCS {
 		}
 	}
 	s.Addr = l.Addr().String()
+	quiet := log.New(io.Discard, "", 0) // clients that hang up are what tests are about
 	s.proxy = &httputil.ReverseProxy{
 		Rewrite:        func(r *httputil.ProxyRequest) { r.SetURL(s.backend) },
-		ModifyResponse: s.modify, Transport: s.inner, ErrorLog: log.New(io.Discard, "", 0),
+		ModifyResponse: s.modify, Transport: s.inner, ErrorLog: quiet,
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
 			http.Error(w, err.Error(), http.StatusBadGateway)
 		},
 	}
 	s.server = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
+	s.server.Config.ErrorLog = quiet
 	s.server.Listener.Close()
 	s.server.Listener = l
 	if cfg.TLS {

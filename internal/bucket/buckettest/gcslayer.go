@@ -345,7 +345,7 @@ func (s *GCS) checkAssertion(kind, assertion string) ([]GCSGrant, error) {
 		return nil, fmt.Errorf("Invalid JWT Signature.")
 	case c.Aud != s.Endpoint()+"/token":
 		return nil, fmt.Errorf("Invalid JWT: aud")
-	case c.Iat > now+300 || c.Exp < now || c.Exp-c.Iat > 3600:
+	case c.Iat > now+300 || c.Exp <= now || c.Exp-c.Iat > 3600:
 		return nil, fmt.Errorf("Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim.")
 	case !strings.HasPrefix(c.Scope, "https://www.googleapis.com/auth/devstorage."):
 		return nil, fmt.Errorf("Invalid OAuth scope or ID token audience provided.")
