@@ -112,8 +112,10 @@ var regionWords = regexp.MustCompile(`region=([A-Za-z0-9_-]+)`)
 func trouble(t Target, err error) Finding {
 	text := said(err)
 	switch {
+	case strings.Contains(err.Error(), "in another region"):
+		return otherRegion(t, err)
 	case errors.Is(err, bucket.ErrNoBucket):
-		return noBucket(t, err, text)
+		return noBucket(t, text)
 	case errors.Is(err, bucket.ErrPermission):
 		return refusal(t, text)
 	case errors.Is(err, bucket.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
@@ -130,14 +132,15 @@ func trouble(t Target, err error) Finding {
 	return bad("bucket", Problem, "failed", text, "compare the endpoint with the kind of bucket that "+scheme(t.URL)+": is")
 }
 
-func noBucket(t Target, err error, text string) Finding {
-	if strings.Contains(err.Error(), "another region") {
-		fix := "name the region of the bucket: region=NAME in its URL"
-		if m := regionWords.FindStringSubmatch(err.Error()); m != nil && m[1] != "NAME" {
-			fix = "write region=" + m[1] + " in the bucket's URL: " + shown(t.URL) + "?region=" + m[1]
-		}
-		return bad("bucket", Problem, "wrong_region", shown(t.URL)+" is in another region", fix)
+func otherRegion(t Target, err error) Finding {
+	fix := "name the region of the bucket: region=NAME in its URL"
+	if m := regionWords.FindStringSubmatch(err.Error()); m != nil && m[1] != "NAME" {
+		fix = "write region=" + m[1] + " in the bucket's URL, as in " + shown(t.URL) + "?region=" + m[1]
 	}
+	return bad("bucket", Problem, "wrong_region", shown(t.URL)+" is in another region", fix)
+}
+
+func noBucket(t Target, text string) Finding {
 	if scheme(t.URL) == "file" {
 		fix := "bootwell init makes the folder"
 		if near := sibling(t.URL); near != "" {
@@ -180,7 +183,7 @@ var refusals = []struct{ word, cause, message, fix string }{
 	{"InvalidAccessKeyId", "credentials_wrong", "the server does not know the access key", "check that the key is of this server and account, or make a new one"},
 	{"InvalidToken", "credentials_wrong", "the session token is not valid", "renew AWS_SESSION_TOKEN together with the keys, or unset it for permanent keys"},
 	{"AuthenticationFailed", "credentials_wrong", "the server does not accept them", "check the account's name and key, or the SAS"},
-	{"401", "credentials_wrong", "the server does not accept them", "check them against what the cloud's own tool uses"},
+	{"status 401", "credentials_wrong", "the server does not accept them", "check them against what the cloud's own tool uses"},
 	{"Unauthorized", "credentials_wrong", "the server does not accept them", "check them against what the cloud's own tool uses"},
 }
 
@@ -196,12 +199,11 @@ func refusal(t Target, text string) Finding {
 		case "credentials_missing":
 			return bad("credentials", Problem, r.cause, text, missingFix(t.URL))
 		}
-		return bad("credentials", Problem, r.cause, r.message+" ("+text+")", r.fix)
+		code, _, _ := strings.Cut(text, ": ")
+		return bad("credentials", Problem, r.cause, r.message+" ("+code+")", r.fix)
 	}
-	return bad("read", Problem, "denied", "may not read tuf/: "+text, rightsFix)
+	return bad("read", Problem, "denied", "may not read tuf/: "+text, "")
 }
-
-const rightsFix = "give this identity the rights that bootwell policy prints"
 
 func missingFix(url string) string {
 	switch scheme(url) {
@@ -233,7 +235,48 @@ func said(err error) string {
 	return strings.TrimSuffix(text, " (attempt 2)")
 }
 
+// A verb is a kind of right.
+type verb int
+
+const (
+	reading verb = iota
+	listing
+	writing
+	deleting
+)
+
+// needs is the remedy for a missing right: what to allow in the cloud's own
+// words, and what prints all of it.
+func (p *Probe) needs(t Target, v verb, prefix string) string {
+	who := p.For
+	if who == "" {
+		who = Publisher
+	}
+	all := "bootwell policy --for " + string(who) + " prints all it needs"
+	account, name := place(t.URL)
+	_, path, _ := strings.Cut(strings.TrimPrefix(shown(t.URL), scheme(t.URL)+"://"), name)
+	path = strings.Trim(path, "/")
+	if path != "" {
+		path += "/"
+	}
+	at := path + prefix + "*"
+	switch scheme(t.URL) {
+	case "s3":
+		if v == listing {
+			return fmt.Sprintf("allow s3:ListBucket on arn:aws:s3:::%s for the prefix %s; %s", name, at, all)
+		}
+		return fmt.Sprintf("allow %s on arn:aws:s3:::%s/%s; %s", [...]string{"s3:GetObject", "", "s3:PutObject", "s3:DeleteObject"}[v], name, at, all)
+	case "az":
+		return fmt.Sprintf("allow …/blobs/%s on %s in %s/%s; %s", [...]string{"read", "read", "write", "delete"}[v], at, account, name, all)
+	case "gs":
+		return fmt.Sprintf("allow storage.objects.%s on %s in gs://%s; %s", [...]string{"get", "list", "create and storage.objects.delete", "delete"}[v], at, name, all)
+	case "file":
+		return "give this user the rights on the folder"
+	}
+	return all
+}
+
 // denied is a finding for one right that an identity lacks.
-func denied(check string, s Status, what string, err error) Finding {
-	return bad(check, s, "denied", fmt.Sprintf("may not %s: %s", what, said(err)), rightsFix)
+func (p *Probe) denied(t Target, check string, s Status, what string, v verb, prefix string, err error) Finding {
+	return bad(check, s, "denied", fmt.Sprintf("may not %s: %s", what, said(err)), p.needs(t, v, prefix))
 }

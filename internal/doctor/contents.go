@@ -50,7 +50,7 @@ func (p *Probe) metadata(ctx context.Context, t Target, a *access) Finding {
 	defer cancel()
 	v, err := c.Refresh(ctx)
 	if err != nil {
-		return untrusted(check, p, err)
+		return p.untrusted(check, t, err)
 	}
 	day := v.Expires.UTC().Format(time.DateOnly)
 	if len(v.Warn) > 0 {
@@ -58,7 +58,6 @@ func (p *Probe) metadata(ctx context.Context, t Target, a *access) Finding {
 	}
 	what := "nothing published yet"
 	if n := len(v.Targets("releases/")); n > 0 {
-		what = fmt.Sprintf("%d published", n)
 		if n == 1 {
 			what = "1 release published"
 		} else {
@@ -68,7 +67,7 @@ func (p *Probe) metadata(ctx context.Context, t Target, a *access) Finding {
 	return ok(check, "verified, good until %s; %s", day, what)
 }
 
-func untrusted(check string, p *Probe, err error) Finding {
+func (p *Probe) untrusted(check string, t Target, err error) Finding {
 	switch {
 	case errors.Is(err, trust.ErrExpired):
 		return bad(check, Problem, "expired", "expired: VMs keep what they have and take nothing new ("+last(err)+")", "bootwell resign; if they should be good, look at this machine's clock")
@@ -85,7 +84,7 @@ func untrusted(check string, p *Probe, err error) Finding {
 	case errors.Is(err, bucket.ErrNotExist):
 		return bad(check, Problem, "lost", "the bucket has lost signed metadata: "+last(err), "restore the tuf/ folder from the bucket's older versions")
 	case errors.Is(err, bucket.ErrPermission):
-		return bad(check, Problem, "denied", "cannot be read: "+said(err), rightsFix)
+		return bad(check, Problem, "denied", "cannot be read: "+said(err), p.needs(t, reading, "tuf/"))
 	}
 	return failed(check, err)
 }
@@ -111,7 +110,7 @@ func (p *Probe) agents(ctx context.Context, t Target) Finding {
 			case err == nil, errors.Is(err, bucket.ErrNotExist), errors.Is(err, bucket.ErrTruncated):
 				missing = append(missing, arch)
 			case errors.Is(err, bucket.ErrPermission):
-				return denied(check, Problem, "read agents/, or the pinned agent is not there", err)
+				return p.denied(t, check, Problem, "read agents/, or the pinned agent is not there", reading, "agents/", err)
 			default:
 				return failed(check, err)
 			}

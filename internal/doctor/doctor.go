@@ -11,6 +11,7 @@ package doctor
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -115,11 +116,18 @@ func (fs Findings) Text(width int) string {
 		row(string(f.Status), f.Check, f.Message)
 	}
 	b.WriteString("\n" + fs.summary() + "\n")
-	for _, f := range fs {
-		if f.Fix != "" {
-			head := fmt.Sprintf("  %-*s   ", check, f.Check)
-			b.WriteString(head + wrap(f.Fix, utf8.RuneCountInString(head), width) + "\n")
+	for i, f := range fs {
+		same := func(g Finding) bool { return g.Fix == f.Fix }
+		if f.Fix == "" || slices.ContainsFunc(fs[:i], same) {
+			continue
 		}
+		head, fix := fmt.Sprintf("  %-*s   ", check, f.Check), f.Fix
+		for _, g := range fs[i+1:] {
+			if same(g) && g.Check != f.Check {
+				fix += " (also for " + g.Check + ")"
+			}
+		}
+		b.WriteString(head + wrap(fix, utf8.RuneCountInString(head), width) + "\n")
 	}
 	return b.String()
 }

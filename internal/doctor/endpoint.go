@@ -25,6 +25,7 @@ const (
 
 // A way is one request to an endpoint and how far it came.
 type way struct {
+	scheme  string
 	host    string   // host and port
 	proxy   *url.URL // nil: none
 	ca      string   // file of certificates, "": none
@@ -64,7 +65,14 @@ func (p *Probe) endpoint(ctx context.Context, t Target) Findings {
 	if err != nil {
 		f := w.explain(err)
 		if f.Cause == causeExpired || f.Cause == causeNotYet {
-			return append(Findings{f}, p.clockUnverified(ctx, u, ca))
+			clock := p.clockUnverified(ctx, u, ca)
+			switch clock.Status {
+			case OK:
+				f.Fix = "renew the server's certificate: this machine's clock is right"
+			case Warning, Problem:
+				f.Fix = clock.Fix
+			}
+			return Findings{f, clock}
 		}
 		return Findings{f}
 	}
@@ -77,7 +85,7 @@ func (p *Probe) endpoint(ctx context.Context, t Target) Findings {
 // walk asks for the endpoint's root. Without verify it looks at no certificate;
 // it sends nothing but the request line then either.
 func (p *Probe) walk(ctx context.Context, u *url.URL, ca string, unverified bool) (*way, error) {
-	w := &way{host: u.Host, ca: ca, now: p.now(), timeout: p.deadline()}
+	w := &way{scheme: u.Scheme, host: u.Host, ca: ca, now: p.now(), timeout: p.deadline()}
 	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, w.trace()), http.MethodHead, u.String(), nil)
 	if err != nil {
 		return w, err
@@ -197,6 +205,8 @@ func (w *way) explain(err error) Finding {
 		return w.name(dns)
 	case errors.As(err, &record) || strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return bad("endpoint", Problem, "tls_none", w.host+" does not speak TLS", "if that is meant, write endpoint=http://"+w.host+" in the bucket's URL; else check the port")
+	case w.reached == "" && !w.found && timedOut(err):
+		return w.name(&net.DNSError{Name: hostOnly(w.host), Err: fmt.Sprintf("no answer within %s", w.timeout)})
 	case w.reached == "":
 		return w.unreached(err)
 	}
@@ -209,7 +219,7 @@ func (w *way) name(err *net.DNSError) Finding {
 	cause := "dns"
 	if w.proxy != nil {
 		what, cause = "the proxy", "proxy_unreachable"
-		fix = "correct or unset " + w.variable()
+		fix = w.otherProxy()
 	}
 	if err.IsNotFound {
 		return bad("endpoint", Problem, cause, fmt.Sprintf("no host is called %s (%s)", err.Name, what), fix)
@@ -218,11 +228,11 @@ func (w *way) name(err *net.DNSError) Finding {
 }
 
 // variable is the one that names the proxy for this endpoint.
-func (w *way) variable() string {
-	if _, port, err := net.SplitHostPort(w.host); err == nil && port == "80" {
-		return "HTTP_PROXY"
-	}
-	return "HTTPS_PROXY (or HTTP_PROXY)"
+func (w *way) variable() string { return strings.ToUpper(w.scheme) + "_PROXY" }
+
+// otherProxy is the remedy for a proxy that is not the right one.
+func (w *way) otherProxy() string {
+	return fmt.Sprintf("correct or unset %s; for a bucket inside your own network: NO_PROXY=%s", w.variable(), hostOnly(w.host))
 }
 
 func (w *way) unreached(err error) Finding {
@@ -233,7 +243,7 @@ func (w *way) unreached(err error) Finding {
 	}
 	if w.proxy != nil {
 		return bad("endpoint", Problem, "proxy_unreachable", fmt.Sprintf("the proxy %s cannot be reached: %s", w.proxyName(), why),
-			fmt.Sprintf("correct or unset %s; for a bucket inside your own network: NO_PROXY=%s", w.variable(), hostOnly(w.host)))
+			w.otherProxy())
 	}
 	if late {
 		return bad("endpoint", Problem, "timeout", fmt.Sprintf("%s does not answer: %s", w.host, why),
@@ -253,12 +263,15 @@ func (w *way) broken(err error) Finding {
 		phase = "accepts the connection but does not complete TLS"
 	}
 	if timedOut(err) {
+		if w.proxy != nil && w.answered == 0 {
+			return bad("endpoint", Problem, "timeout", fmt.Sprintf("%s %s within %s", where, phase, w.timeout), w.otherProxy())
+		}
 		return bad("endpoint", Problem, "timeout", fmt.Sprintf("%s %s within %s", where, phase, w.timeout),
 			"check that a bucket's server listens there, and that no firewall, MTU or proxy on the way holds packets back")
 	}
 	if w.proxy != nil && w.answered == 0 && !w.secure {
 		return bad("endpoint", Problem, "proxy_unreachable", fmt.Sprintf("%s breaks off: %s", where, rootWords(err)),
-			fmt.Sprintf("correct or unset %s; for a bucket inside your own network: NO_PROXY=%s", w.variable(), hostOnly(w.host)))
+			w.otherProxy())
 	}
 	return bad("endpoint", Problem, "broken", fmt.Sprintf("%s %s: %s", where, phase, rootWords(err)), "check that a bucket's server listens there, with https:// or http:// as endpoint= says")
 }
@@ -268,6 +281,10 @@ func (w *way) proxyAnswer(status int) Finding {
 	if status == http.StatusProxyAuthRequired {
 		return bad("endpoint", Problem, "proxy_auth", fmt.Sprintf("the proxy %s wants a user name and password (407)", w.proxyName()),
 			"write them into "+w.variable()+"=http://USER:PASSWORD@"+w.proxy.Host+noProxy)
+	}
+	if status >= 500 {
+		return bad("endpoint", Problem, "proxy_refuses", fmt.Sprintf("the proxy %s does not reach %s: %d %s", w.proxyName(), w.host, status, http.StatusText(status)),
+			"check endpoint= in the bucket's URL; the proxy must know that name"+noProxy)
 	}
 	return bad("endpoint", Problem, "proxy_refuses", fmt.Sprintf("the proxy %s does not let requests through to %s: %d %s", w.proxyName(), w.host, status, http.StatusText(status)),
 		"ask who runs the proxy to allow "+hostOnly(w.host)+noProxy)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,7 +23,7 @@ const racers = 4
 
 // readerRights are those that status, logs and releases need.
 func (p *Probe) readerRights(ctx context.Context, t Target) Findings {
-	fs := Findings{p.read(ctx, t), p.list(ctx, t, "reports/", Problem, "status, logs")}
+	fs := Findings{p.read(ctx, t), p.list(ctx, t, "reports/", Problem, "status needs")}
 	return slices.DeleteFunc(fs, func(f Finding) bool { return f.Check == "" })
 }
 
@@ -36,11 +37,14 @@ func (p *Probe) publisherRights(ctx context.Context, t Target) Findings {
 	}
 	lists := make(chan Findings, 1)
 	go func() {
-		lists <- Findings{p.list(ctx, t, "packs/", Problem, "publish"), p.list(ctx, t, "reports/", Warning, "status and logs")}
+		lists <- Findings{p.list(ctx, t, "packs/", Problem, "publish needs"), p.list(ctx, t, "reports/", Warning, "status needs")}
 	}()
 	own := p.ownObjects(ctx, t)
 	fs = append(fs, <-lists...)
 	fs = append(fs, own...)
+	if fs.Has("no_conditions") {
+		return append(fs, unknown("write tuf/", "not_asked", "not probed: a condition that cannot hold is what protects the try"))
+	}
 	return append(fs, p.signedPart(ctx, t))
 }
 
@@ -56,9 +60,9 @@ func (p *Probe) read(ctx context.Context, t Target) Finding {
 			return ok("read", "tuf/, in %d ms", time.Since(began).Milliseconds())
 		case errors.Is(err, bucket.ErrPermission) && t.Anchor.IsZero():
 			return bad("read", Warning, "denied", "may not read tuf/, or there is nothing yet: "+said(err),
-				"run bootwell init; if it fails, "+rightsFix)
+				"run bootwell init; if it fails: "+p.needs(t, reading, "tuf/"))
 		case errors.Is(err, bucket.ErrPermission):
-			return denied("read", Problem, "read tuf/", err)
+			return p.denied(t, "read", Problem, "read tuf/", reading, "tuf/", err)
 		}
 		return failed("read", err)
 	})
@@ -79,7 +83,7 @@ func (p *Probe) list(ctx context.Context, t Target, prefix string, bad Status, n
 		case err == nil:
 			return ok(check, "allowed")
 		case errors.Is(err, bucket.ErrPermission):
-			return denied(check, bad, "list "+prefix+", which "+need+" need", err)
+			return p.denied(t, check, bad, "list "+prefix+", which "+need, listing, prefix, err)
 		}
 		return failed(check, err)
 	})
@@ -96,7 +100,7 @@ func failed(check string, err error) Finding {
 // ownObjects writes objects of its own below locks/ and takes them away again.
 // Without the right to take them away it writes none.
 func (p *Probe) ownObjects(ctx context.Context, t Target) Findings {
-	o := &own{Probe: p, b: t.Bucket, key: "locks/doctor-" + rand.Text()}
+	o := &own{Probe: p, t: t, b: t.Bucket, key: "locks/doctor-" + rand.Text()}
 	del := within(ctx, p, o.delete)
 	if del.Status != OK {
 		why := "not probed: what is written below locks/ could not be removed again"
@@ -117,6 +121,7 @@ func (p *Probe) ownObjects(ctx context.Context, t Target) Findings {
 // own is the objects of one look.
 type own struct {
 	*Probe
+	t       Target
 	b       bucket.Bucket
 	key     string // and those that begin so
 	etag    string // of the object key
@@ -136,7 +141,7 @@ func (o *own) delete(ctx context.Context) Finding {
 	case err == nil:
 		return ok("delete", "locks/")
 	case errors.Is(err, bucket.ErrPermission):
-		return denied("delete", Problem, "delete below locks/", err)
+		return o.denied(o.t, "delete", Problem, "delete below locks/", deleting, "locks/", err)
 	}
 	return failed("delete", err)
 }
@@ -149,14 +154,14 @@ func (o *own) write(ctx context.Context) Finding {
 	switch {
 	case err == nil:
 	case errors.Is(err, bucket.ErrPermission):
-		return denied("write", Problem, "write below locks/", err)
+		return o.denied(o.t, "write", Problem, "write below locks/", writing, "locks/", err)
 	default:
 		return failed("write", err)
 	}
 	o.etag = obj.ETag
 	if _, _, err := bucket.ReadAll(ctx, o.b, o.key, bucket.GetOptions{}, 1<<10); err != nil {
 		if errors.Is(err, bucket.ErrPermission) {
-			return denied("write", Problem, "read what it wrote below locks/", err)
+			return o.denied(o.t, "write", Problem, "read what it wrote below locks/", reading, "locks/", err)
 		}
 		return bad("write", Problem, "not_read_back", "what was written cannot be read back: "+said(err), "the bucket must show a write at once to who reads it next")
 	}
@@ -183,7 +188,7 @@ func (p *Probe) signedPart(ctx context.Context, t Target) Finding {
 		may, why, err := mayOverwrite(ctx, t.Bucket, rootKey, nil)
 		switch {
 		case err != nil && errors.Is(err, bucket.ErrPermission):
-			return denied(check, Problem, "write below tuf/", err)
+			return p.denied(t, check, Problem, "write below tuf/", writing, "tuf/", err)
 		case may:
 			return ok(check, "allowed (tried with a condition that cannot hold: nothing was written)")
 		}
@@ -223,25 +228,27 @@ func (o *own) conditions(ctx context.Context) Finding {
 	for _, try := range []struct {
 		promised bool
 		what     string
-		test     func(context.Context) (string, error)
+		tests    []func(context.Context) (string, error)
 	}{
-		{caps.IfAbsent, "create-only", o.createOnly},
-		{caps.IfMatch, "compare-and-swap", o.compareAndSwap},
-		{caps.IfAbsent, "create-only in a race", o.raceAbsent},
-		{caps.IfMatch, "compare-and-swap in a race", o.raceMatch},
+		{caps.IfAbsent, "create-only writes ", []func(context.Context) (string, error){o.createOnly, o.raceAbsent}},
+		{caps.IfMatch, "compare-and-swap writes ", []func(context.Context) (string, error){o.compareAndSwap, o.raceMatch}},
 	} {
-		if !try.promised {
-			continue
-		}
-		words, err := try.test(ctx)
-		if errors.Is(err, bucket.ErrUnsupported) {
-			words, err = "are refused", nil
-		}
-		if err != nil {
-			return failed("conditions", fmt.Errorf("%s: %w", try.what, err))
+		words := ""
+		for _, test := range try.tests {
+			if !try.promised || words != "" {
+				break
+			}
+			var err error
+			if words, err = test(ctx); errors.Is(err, bucket.ErrUnsupported) || errors.Is(err, bucket.ErrPermission) {
+				code, _, _ := strings.Cut(said(err), ": ")
+				words, err = "are refused ("+code+")", nil
+			}
+			if err != nil {
+				return failed("conditions", err)
+			}
 		}
 		if words != "" {
-			broken = append(broken, try.what+" writes "+words)
+			broken = append(broken, try.what+words)
 		}
 	}
 	switch {
@@ -332,7 +339,7 @@ func (o *own) race(ctx context.Context, key string, c bucket.Condition, lost err
 		}
 	}
 	if won > 1 {
-		return fmt.Sprintf("let %d of %d writers win", won, racers), nil
+		return fmt.Sprintf("hold one by one, but in a race %d of %d writers win", won, racers), nil
 	}
 	return "", nil
 }

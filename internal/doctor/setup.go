@@ -27,11 +27,11 @@ func Setup(ctx context.Context, t Target) Findings {
 func publicity(t Target, s bucket.Setup) Finding {
 	switch s.Public {
 	case bucket.Yes:
-		return bad("public", Warning, "public", "everybody can read the bucket: what VMs run is signed, but no longer your secret", publicFix(t.URL))
+		return bad("public", Warning, "public", "everybody can read the bucket: what VMs run is signed, but no longer your secret", publicFix(t))
 	case bucket.No:
 		return ok("public", "closed to who has no credentials")
 	}
-	return unknown("public", "not_told", "%s", notes(s, "the provider does not tell"))
+	return unknown("public", "not_told", "%s", notes(s, false))
 }
 
 func versions(t Target, s bucket.Setup) Finding {
@@ -39,16 +39,24 @@ func versions(t Target, s bucket.Setup) Finding {
 	case bucket.Yes:
 		return ok("versions", "older versions of objects are kept")
 	case bucket.No:
-		return bad("versions", Warning, "unversioned", "older versions of objects are not kept: what is overwritten or deleted is gone", versionsFix(t.URL))
+		return bad("versions", Warning, "unversioned", "older versions of objects are not kept: what is overwritten or deleted is gone", versionsFix(t))
 	}
-	return unknown("versions", "not_told", "%s", notes(s, "the provider does not tell"))
+	return unknown("versions", "not_told", "%s", notes(s, true))
 }
 
-func notes(s bucket.Setup, instead string) string {
-	if len(s.Notes) == 0 {
-		return instead
+// notes is why something is not known: what the provider notes of versions, or
+// of all else.
+func notes(s bucket.Setup, versions bool) string {
+	var mine []string
+	for _, n := range s.Notes {
+		if strings.Contains(n, "version") == versions {
+			mine = append(mine, strings.TrimSuffix(n, "."))
+		}
 	}
-	return strings.Join(s.Notes, "; ")
+	if mine == nil {
+		return "the provider does not tell"
+	}
+	return strings.Join(mine, "; ")
 }
 
 // place is the bucket's name, as its cloud's own tool takes it.
@@ -62,19 +70,27 @@ func place(raw string) (account, name string) {
 }
 
 // endpointFlag is for the AWS tool with another server than AWS.
-func endpointFlag(raw string) string {
-	_, query, _ := strings.Cut(raw, "?")
-	if strings.Contains(query, "endpoint=") {
-		return " --endpoint-url …"
+func endpointFlag(t Target) string {
+	r, remote := bucket.As[bucket.Remote](t.Bucket)
+	if !remote {
+		return ""
 	}
-	return ""
+	url, ca := r.Endpoint()
+	if strings.Contains(url, ".amazonaws.com") {
+		return ""
+	}
+	flag := " --endpoint-url " + url
+	if ca != "" {
+		flag += " --ca-bundle " + ca
+	}
+	return flag
 }
 
-func publicFix(raw string) string {
-	account, name := place(raw)
-	switch scheme(raw) {
+func publicFix(t Target) string {
+	account, name := place(t.URL)
+	switch scheme(t.URL) {
 	case "s3":
-		return "aws s3api put-public-access-block --bucket " + name + " --public-access-block-configuration BlockPublicAcls=true,IgnorePublicAcls=true,BlockPublicPolicy=true,RestrictPublicBuckets=true" + endpointFlag(raw) +
+		return "aws s3api put-public-access-block --bucket " + name + " --public-access-block-configuration BlockPublicAcls=true,IgnorePublicAcls=true,BlockPublicPolicy=true,RestrictPublicBuckets=true" + endpointFlag(t) +
 			", or take Principal \"*\" out of its policy"
 	case "az":
 		return "az storage container set-permission --account-name " + account + " -n " + name + " --public-access off"
@@ -86,11 +102,11 @@ func publicFix(raw string) string {
 	return "close it to others"
 }
 
-func versionsFix(raw string) string {
-	account, name := place(raw)
-	switch scheme(raw) {
+func versionsFix(t Target) string {
+	account, name := place(t.URL)
+	switch scheme(t.URL) {
 	case "s3":
-		return "aws s3api put-bucket-versioning --bucket " + name + " --versioning-configuration Status=Enabled" + endpointFlag(raw)
+		return "aws s3api put-bucket-versioning --bucket " + name + " --versioning-configuration Status=Enabled" + endpointFlag(t)
 	case "az":
 		return "az storage account blob-service-properties update --account-name " + account + " --enable-versioning true"
 	case "gs":

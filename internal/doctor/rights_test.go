@@ -1,0 +1,399 @@
+package doctor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/buckettest"
+)
+
+// rule allows an action below prefixes of fleet/prod.
+type rule struct {
+	action string
+	at     []string
+}
+
+// policy allows each user what its rules say.
+func policy(t *testing.T, users map[string][]rule) string {
+	t.Helper()
+	type statement struct {
+		Effect, Action string
+		Principal      map[string][]string
+		Resource       []string
+	}
+	doc := struct {
+		Version   string
+		Statement []statement
+	}{Version: "2012-10-17"}
+	for user, rules := range users {
+		for _, r := range rules {
+			s := statement{"Allow", r.action, map[string][]string{"AWS": {user}}, nil}
+			for _, p := range r.at {
+				s.Resource = append(s.Resource, "arn:aws:s3:::fleet"+p)
+			}
+			doc.Statement = append(doc.Statement, s)
+		}
+	}
+	text, err := json.Marshal(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// all is what a publisher needs.
+func all() map[string]rule {
+	return map[string]rule{
+		"read":   {"s3:GetObject", []string{"/prod/*"}},
+		"list":   {"s3:ListBucket", []string{""}},
+		"locks":  {"s3:PutObject", []string{"/prod/locks/*"}},
+		"tuf":    {"s3:PutObject", []string{"/prod/tuf/*"}},
+		"delete": {"s3:DeleteObject", []string{"/prod/locks/*"}},
+	}
+}
+
+// fleetServer is a server with the bucket fleet and a project below prod.
+func fleetServer(t *testing.T) (*buckettest.Server, *project) {
+	t.Helper()
+	srv := buckettest.VersityGW(t)
+	srv.CreateBucket("fleet")
+	return srv, newProject(t, s3At(t, srv.Endpoint(), buckettest.RootKey, buckettest.RootSecret, nil))
+}
+
+// TestPublisherLacksOneRight takes the rights away one by one.
+func TestPublisherLacksOneRight(t *testing.T) {
+	srv, proj := fleetServer(t)
+	users := map[string][]rule{}
+	cases := map[string]string{"read": "read", "list": "list packs/", "locks": "write", "tuf": "write tuf/", "delete": "delete", "nothing": ""}
+	for missing := range cases {
+		rules := all()
+		delete(rules, missing)
+		srv.CreateUser("no"+missing, "secret")
+		for _, r := range rules {
+			users["no"+missing] = append(users["no"+missing], r)
+		}
+	}
+	srv.PutBucketPolicy("fleet", policy(t, users))
+	before := contents(t, proj.bucket)
+	for missing, check := range cases {
+		t.Run(missing, func(t *testing.T) {
+			b := s3At(t, srv.Endpoint(), "no"+missing, "secret", nil)
+			fs := (&Probe{}).Look(t.Context(), Target{URL: "s3://fleet/prod", Bucket: b, Anchor: proj.anchor})
+			if check == "" {
+				if fs.Count(Problem) > 0 || fs.Count(Warning) > 0 {
+					t.Errorf("findings for a user with all rights")
+				}
+			} else {
+				is(t, fs, check, Problem, "denied")
+			}
+			golden(t, fs)
+		})
+	}
+	if after := contents(t, proj.bucket); !maps.Equal(before, after) {
+		t.Errorf("the bucket had %v and has %v", before, after)
+	}
+}
+
+func TestReader(t *testing.T) {
+	srv, proj := fleetServer(t)
+	srv.CreateUser("eve", "secret")
+	srv.CreateUser("blind", "secret")
+	srv.PutBucketPolicy("fleet", policy(t, map[string][]rule{
+		"eve": {all()["read"], all()["list"]}, "blind": {all()["read"]},
+	}))
+	for user, want := range map[string]Status{"eve": OK, "blind": Problem} {
+		b := bucket.DryRun(s3At(t, srv.Endpoint(), user, "secret", nil))
+		fs := (&Probe{For: Reader}).Look(t.Context(), Target{URL: "s3://fleet/prod", Bucket: b, Anchor: proj.anchor})
+		if f := find(t, fs, "list reports/"); f.Status != want {
+			t.Errorf("%s: %+v", user, f)
+		}
+		for _, f := range fs {
+			if strings.Contains(f.Check, "write") || f.Check == "delete" || f.Check == "conditions" {
+				t.Errorf("a reader's writes are looked at: %+v", f)
+			}
+		}
+	}
+}
+
+// TestCredentials has each way in which they can be of no use.
+func TestCredentials(t *testing.T) {
+	srv, _ := fleetServer(t)
+	answers := func(status int, code string) string {
+		return plain(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("X-Amz-Bucket-Region", "eu-central-1")
+			w.WriteHeader(status)
+			fmt.Fprintf(w, `<?xml version="1.0"?><Error><Code>%s</Code><Message>in the server's words</Message></Error>`, code)
+		})).URL
+	}
+	for _, c := range []struct {
+		name, endpoint, user, secret string
+		check, cause                 string
+	}{
+		{"none", srv.Endpoint(), "", "", "credentials", "credentials_missing"},
+		{"wrong secret", srv.Endpoint(), buckettest.RootKey, "not the secret", "credentials", "credentials_wrong"},
+		{"unknown key", srv.Endpoint(), "AKIDNOBODY", "secret", "credentials", "credentials_wrong"},
+		{"expired", answers(400, "ExpiredToken"), "key", "secret", "credentials", "credentials_expired"},
+		{"clock", answers(403, "RequestTimeTooSkewed"), "key", "secret", "clock", "clock"},
+		{"another region", answers(400, "AuthorizationHeaderMalformed"), "key", "secret", "bucket", "wrong_region"},
+		{"no right at all", answers(403, "AccessDenied"), "key", "secret", "read", "denied"},
+		{"broken server", answers(500, "InternalError"), "key", "secret", "endpoint", "unavailable"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			fs := (&Probe{}).Look(t.Context(), at(s3At(t, c.endpoint, c.user, c.secret, nil), c.endpoint, ""))
+			is(t, fs, c.check, find(t, fs, c.check).Status, c.cause)
+			if text := fs.Text(0); strings.Contains(text, "not the secret") {
+				t.Errorf("a secret is shown:\n%s", text)
+			}
+			golden(t, fs)
+		})
+	}
+}
+
+// TestShiftedClock puts a front before a real server: it lives 20 minutes ahead.
+func TestShiftedClock(t *testing.T) {
+	srv, proj := fleetServer(t)
+	target, err := url.Parse(srv.Endpoint())
+	if err != nil {
+		t.Fatal(err)
+	}
+	front := plain(t, &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = r.In.Host },
+		ModifyResponse: func(r *http.Response) error {
+			r.Header.Set("Date", time.Now().Add(20*time.Minute).UTC().Format(http.TimeFormat))
+			return nil
+		},
+	})
+	tgt := at(s3At(t, front.URL, buckettest.RootKey, buckettest.RootSecret, nil), front.URL, "")
+	tgt.Anchor = proj.anchor
+	fs := (&Probe{}).Look(t.Context(), tgt)
+	is(t, fs, "clock", Problem, "clock")
+	golden(t, fs)
+}
+
+func TestMissingBucket(t *testing.T) {
+	srv := buckettest.VersityGW(t)
+	fs := (&Probe{Setup: Setup}).Look(t.Context(), at(s3At(t, srv.Endpoint(), buckettest.RootKey, buckettest.RootSecret, nil), srv.Endpoint(), ""))
+	is(t, fs, "bucket", Problem, "no_bucket")
+	golden(t, fs)
+}
+
+// stripped is a way to a server on which something takes the conditions off.
+type stripped struct{ http.RoundTripper }
+
+func (s stripped) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Del("If-Match")
+	r.Header.Del("If-None-Match")
+	return s.RoundTripper.RoundTrip(r)
+}
+
+// TestConditionsLost: a proxy drops the headers. Where they are signed, each
+// conditional write is refused; where not, each succeeds.
+func TestConditionsLost(t *testing.T) {
+	srv, proj := fleetServer(t)
+	t.Run("signed", func(t *testing.T) {
+		b := s3At(t, srv.Endpoint(), buckettest.RootKey, buckettest.RootSecret, stripped{http.DefaultTransport})
+		fs := (&Probe{}).Look(t.Context(), Target{URL: "s3://fleet/prod", Bucket: b, Anchor: proj.anchor})
+		is(t, fs, "conditions", Problem, "no_conditions")
+		golden(t, fs)
+	})
+	for _, c := range []struct {
+		name string
+		b    bucket.Bucket
+	}{
+		{"ignored", ignores{bucket.NewMem()}},
+		{"held only without a race", lies{newSlow()}},
+		{"refused", refuses{bucket.NewMem()}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			proj := newProject(t, c.b)
+			fs := (&Probe{}).Look(t.Context(), Target{URL: "s3://fleet/prod", Bucket: c.b, Anchor: proj.anchor})
+			is(t, fs, "conditions", Problem, "no_conditions")
+			golden(t, fs)
+		})
+	}
+	t.Run("none promised", func(t *testing.T) {
+		b := bucket.NewMemWith(bucket.Caps{})
+		proj := newProject(t, b)
+		fs := (&Probe{}).Look(t.Context(), Target{URL: "swift://fleet/prod", Bucket: b, Anchor: proj.anchor})
+		is(t, fs, "conditions", OK, "")
+		is(t, fs, "write tuf/", Unknown, "not_asked")
+	})
+}
+
+// ignores is a store that takes conditions and does not look at them.
+type ignores struct{ bucket.Bucket }
+
+func (i ignores) Put(ctx context.Context, key string, body io.ReadSeeker, _ bucket.Condition) (bucket.Object, error) {
+	return i.Bucket.Put(ctx, key, body, bucket.Condition{})
+}
+
+// lies promises what it does not hold.
+type lies struct{ bucket.Bucket }
+
+func (lies) Caps() bucket.Caps { return bucket.Caps{IfAbsent: true, IfMatch: true} }
+
+// slow looks at a condition, waits until all racers have looked, and writes.
+type slow struct {
+	bucket.Bucket
+	looked sync.WaitGroup
+	left   atomic.Int32
+}
+
+func newSlow() *slow {
+	s := &slow{Bucket: bucket.NewMemWith(bucket.Caps{})}
+	s.start()
+	return s
+}
+
+func (s *slow) start() {
+	s.looked.Add(racers)
+	s.left.Store(racers)
+}
+
+func (s *slow) Put(ctx context.Context, key string, body io.ReadSeeker, c bucket.Condition) (bucket.Object, error) {
+	text, err := io.ReadAll(body)
+	if err != nil {
+		return bucket.Object{}, err
+	}
+	if !bytes.HasPrefix(text, []byte("writer")) {
+		return s.Bucket.Put(ctx, key, bytes.NewReader(text), c)
+	}
+	_, obj, err := bucket.ReadAll(ctx, s.Bucket, key, bucket.GetOptions{}, 1<<10)
+	s.looked.Done()
+	s.looked.Wait()
+	if s.left.Add(-1) == 0 {
+		s.start()
+	}
+	switch {
+	case c.IfAbsent && err == nil:
+		return bucket.Object{}, bucket.ErrExists
+	case c.IfMatch != "" && obj.ETag != c.IfMatch:
+		return bucket.Object{}, bucket.ErrPrecondition
+	}
+	return s.Bucket.Put(ctx, key, bytes.NewReader(text), bucket.Condition{})
+}
+
+// refuses knows no conditions and says so.
+type refuses struct{ bucket.Bucket }
+
+func (r refuses) Put(ctx context.Context, key string, body io.ReadSeeker, c bucket.Condition) (bucket.Object, error) {
+	if strings.HasPrefix(key, "locks/doctor-") && c != (bucket.Condition{}) {
+		return bucket.Object{}, fmt.Errorf("put %s: %w: status 501: NotImplemented", key, bucket.ErrUnsupported)
+	}
+	return r.Bucket.Put(ctx, key, body, c)
+}
+
+// TestVM looks as a VM whose rights are the least, more, or fewer.
+func TestVM(t *testing.T) {
+	srv, proj := fleetServer(t)
+	users := map[string][]rule{
+		"least":   {{"s3:GetObject", []string{"/prod/tuf/*", "/prod/agents/*"}}, {"s3:PutObject", []string{"/prod/reports/vm1/*"}}},
+		"mute":    {{"s3:GetObject", []string{"/prod/tuf/*"}}},
+		"nosy":    {{"s3:GetObject", []string{"/prod/*"}}, {"s3:PutObject", []string{"/prod/reports/*"}}},
+		"mighty":  {{"s3:GetObject", []string{"/prod/*"}}, {"s3:PutObject", []string{"/prod/*"}}},
+		"strange": nil,
+	}
+	for user := range users {
+		srv.CreateUser(user, "secret")
+	}
+	srv.PutBucketPolicy("fleet", policy(t, users))
+	report := []byte(`{"vm":"vm1"}`)
+	buckettest.Put(t, proj.bucket, "reports/vm1/report.json", report)
+	buckettest.Put(t, proj.bucket, "reports/vm2/report.json", report)
+	before := contents(t, proj.bucket)
+	for _, c := range []struct {
+		user          string
+		own, others   Status
+		ownCause, why string
+	}{
+		{"least", OK, OK, "", ""},
+		{"mute", Problem, OK, "denied", ""},
+		{"nosy", OK, Warning, "", "too_many_rights"},
+		{"mighty", OK, Warning, "", "too_many_rights"},
+	} {
+		t.Run(c.user, func(t *testing.T) {
+			p := &Probe{For: VM, VM: "vm1", Report: report}
+			fs := p.Look(t.Context(), Target{URL: "s3://fleet/prod", Bucket: s3At(t, srv.Endpoint(), c.user, "secret", nil), Anchor: proj.anchor})
+			is(t, fs, "write report", c.own, c.ownCause)
+			is(t, fs, "write others", c.others, c.why)
+			is(t, fs, "signatures", OK, "")
+			golden(t, fs)
+		})
+	}
+	t.Run("strange", func(t *testing.T) {
+		fs := (&Probe{For: VM, VM: "vm1", Report: report}).Look(t.Context(), Target{URL: "s3://fleet/prod", Bucket: s3At(t, srv.Endpoint(), "strange", "secret", nil), Anchor: proj.anchor})
+		is(t, fs, "read", Problem, "denied")
+	})
+	t.Run("first report", func(t *testing.T) {
+		p := &Probe{For: VM, VM: "vm9", Report: report}
+		fs := p.Look(t.Context(), Target{URL: "s3://fleet/prod", Bucket: s3At(t, srv.Endpoint(), "mighty", "secret", nil), Anchor: proj.anchor})
+		is(t, fs, "write report", OK, "")
+	})
+	if after := contents(t, proj.bucket); !maps.Equal(before, after) {
+		t.Errorf("the bucket had %v and has %v", before, after)
+	}
+}
+
+// TestVMChangesNothing where the store ignores conditions: what is there is the
+// same, and nothing is new.
+func TestVMChangesNothing(t *testing.T) {
+	mem := bucket.NewMem()
+	proj := newProject(t, ignores{mem})
+	report := []byte(`{"vm":"vm1"}`)
+	buckettest.Put(t, mem, "reports/vm1/report.json", report)
+	tags := func() map[string]string {
+		all := map[string]string{}
+		for o, err := range mem.List(t.Context(), "", "") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			all[o.Key] = o.ETag
+		}
+		return all
+	}
+	before := tags()
+	fs := (&Probe{For: VM, VM: "vm1", Report: report}).Look(t.Context(), Target{URL: "s3://fleet/prod", Bucket: ignores{mem}, Anchor: proj.anchor})
+	is(t, fs, "write report", Warning, "no_conditions")
+	if after := tags(); !maps.Equal(before, after) {
+		t.Errorf("the bucket had %v and has %v", before, after)
+	}
+}
+
+// TestLeavesNothing also when it is stopped in the middle.
+func TestLeavesNothing(t *testing.T) {
+	for n := range 12 {
+		mem := bucket.NewMem()
+		proj := newProject(t, mem)
+		before := contents(t, mem)
+		ctx, cancel := context.WithCancel(t.Context())
+		faults := bucket.NewFaults(mem, bucket.Fault{Kind: bucket.FaultDelay, Method: "Put", Key: "locks/", Skip: n, Times: 1, Before: cancel})
+		(&Probe{}).Look(ctx, Target{URL: "s3://fleet/prod", Bucket: faults, Anchor: proj.anchor})
+		cancel()
+		if after := contents(t, mem); !maps.Equal(before, after) {
+			t.Errorf("stopped at write %d: the bucket had %v and has %v", n, before, after)
+		}
+	}
+}
+
+func TestCannotRemove(t *testing.T) {
+	mem := bucket.NewMem()
+	proj := newProject(t, mem)
+	faults := bucket.NewFaults(mem, bucket.Fault{Method: "Delete", Skip: 1, Err: errors.New("the store is in a bad mood")})
+	fs := (&Probe{}).Look(t.Context(), Target{URL: "s3://fleet/prod", Bucket: faults, Anchor: proj.anchor})
+	is(t, fs, "delete", Problem, "failed")
+}
