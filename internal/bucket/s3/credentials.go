@@ -119,6 +119,7 @@ type chain struct {
 	mu      sync.Mutex
 	value   credentials.Value
 	refresh time.Time // when to ask again; zero with a value: never
+	source  string    // name of where value is from
 }
 
 const (
@@ -170,6 +171,9 @@ func (c *chain) ask(ctx context.Context) (credentials.Value, error) {
 		}
 		if err == nil {
 			c.note(ctx, s, v)
+			c.mu.Lock()
+			c.source = s.name
+			c.mu.Unlock()
 			return v, nil
 		}
 		if !errors.Is(err, errNothing) {
@@ -178,6 +182,21 @@ func (c *chain) ask(ctx context.Context) (credentials.Value, error) {
 		said = append(said, s.name+": "+strings.TrimSuffix(err.Error(), ": "+errNothing.Error()))
 	}
 	return credentials.Value{}, fmt.Errorf("%w: no credentials found (%s)", sentinel, strings.Join(said, "; "))
+}
+
+// Signer returns where the credentials come from that sign the requests, such as
+// "environment", and nothing of the credentials themselves. It asks for them
+// when no request has yet.
+func (b *Bucket) Signer(ctx context.Context) (source string, err error) {
+	if b.at.Anonymous {
+		return "nobody: requests are not signed (anonymous=true)", nil
+	}
+	if _, err := b.creds.GetWithContext(&credentials.CredContext{Context: ctx}); err != nil {
+		return "", err
+	}
+	b.chain.mu.Lock()
+	defer b.chain.mu.Unlock()
+	return b.chain.source, nil
 }
 
 // note warns once of permanent keys where the machine's own identity was asked

@@ -37,7 +37,8 @@ type Options struct {
 type Bucket struct {
 	at     Location
 	core   minio.Core
-	creds  *credentials.Credentials
+	chain  *chain
+	creds  *credentials.Credentials // of chain, or none
 	wire   *watch
 	prefix string // with a slash at its end, or ""
 }
@@ -58,11 +59,12 @@ func Open(ctx context.Context, rawURL string, o Options) (*Bucket, error) {
 	if at.Region == "" {
 		at.Region = region(ctx, at, o.Sources)
 	}
-	creds := credentials.New(&chain{sources: o.Sources, now: time.Now, log: o.Logger})
+	from := &chain{sources: o.Sources, now: time.Now, log: o.Logger}
+	creds := credentials.New(from)
 	if at.Anonymous {
 		creds = credentials.NewStatic("", "", "", credentials.SignatureAnonymous)
 	}
-	b := &Bucket{at: at, creds: creds, wire: w}
+	b := &Bucket{at: at, chain: from, creds: creds, wire: w}
 	if at.Prefix != "" {
 		b.prefix = at.Prefix + "/"
 	}
