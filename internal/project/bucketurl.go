@@ -18,7 +18,7 @@ const maxMirrors = 8
 var bucketOptions = map[string][]string{
 	"s3":    {"anonymous", "ca", "dualstack", "endpoint", "path_style", "region"},
 	"az":    {"ca", "client_id", "endpoint"},
-	"gs":    {"ca", "endpoint"},
+	"gs":    {"anonymous", "ca", "endpoint", "location", "project"},
 	"swift": {"auth", "ca", "interface", "region", "storage"},
 	"https": {"ca"},
 	"http":  {"ca"},
