@@ -12,6 +12,7 @@ import (
 	"github.com/bootwell/bootwell/internal/bucket/file"
 	"github.com/bootwell/bootwell/internal/bucket/gcs"
 	"github.com/bootwell/bootwell/internal/bucket/s3"
+	"github.com/bootwell/bootwell/internal/bucket/swift"
 	"github.com/bootwell/bootwell/internal/bucket/web"
 	"github.com/bootwell/bootwell/internal/cli"
 	"github.com/bootwell/bootwell/internal/cli/vm"
@@ -38,6 +39,8 @@ func open(ctx context.Context, url string, log *slog.Logger) (b bucket.Bucket, e
 		b, err = azblob.Open(ctx, url, azblob.Options{Sources: azblob.VMSources("/etc/bootwell/credentials"), Logger: log})
 	case "gs":
 		b, err = gcs.Open(ctx, url, gcs.Options{Sources: gcs.VMSources("/etc/bootwell/credentials"), Logger: log})
+	case "swift":
+		b, err = swift.Open(ctx, url, swift.Options{Sources: swift.VMSources("/etc/bootwell/credentials"), Logger: log})
 	case "http", "https":
 		b, err = web.Open(ctx, url, web.Options{})
 	case "file":

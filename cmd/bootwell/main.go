@@ -12,6 +12,7 @@ import (
 	"github.com/bootwell/bootwell/internal/bucket/file"
 	"github.com/bootwell/bootwell/internal/bucket/gcs"
 	"github.com/bootwell/bootwell/internal/bucket/s3"
+	"github.com/bootwell/bootwell/internal/bucket/swift"
 	"github.com/bootwell/bootwell/internal/bucket/web"
 	"github.com/bootwell/bootwell/internal/cli"
 	"github.com/bootwell/bootwell/internal/cli/operator"
@@ -35,6 +36,8 @@ func open(ctx context.Context, url string) (b bucket.Bucket, err error) {
 		b, err = azblob.Open(ctx, url, azblob.Options{Sources: azblob.OperatorSources()})
 	case "gs":
 		b, err = gcs.Open(ctx, url, gcs.Options{Sources: gcs.OperatorSources()})
+	case "swift":
+		b, err = swift.Open(ctx, url, swift.Options{Sources: swift.OperatorSources(), Newest: true})
 	case "http", "https":
 		b, err = web.Open(ctx, url, web.Options{})
 	case "file":

@@ -22,6 +22,7 @@ var arrows = map[string][]string{
 	"internal/bucket/azblob":     {"internal/bucket", "internal/bucket/wire"},
 	"internal/bucket/file":       {"internal/bucket"},
 	"internal/bucket/gcs":        {"internal/bucket", "internal/bucket/wire"},
+	"internal/bucket/swift":      {"internal/bucket", "internal/bucket/wire"},
 	"internal/bucket/wire":       {"internal/bucket"},
 	"internal/bucket/s3":         {"internal/bucket", "internal/bucket/wire"},
 	"internal/bucket/web":        {"internal/bucket", "internal/bucket/wire"},
@@ -46,8 +47,8 @@ var arrows = map[string][]string{
 	"examples":                 {},
 	"examples/demo":            {"internal/lab"},
 	"contrib/packaging/xzfile": {},
-	"cmd/bootwell":             {"internal/bucket", "internal/bucket/azblob", "internal/bucket/file", "internal/bucket/gcs", "internal/bucket/s3", "internal/bucket/web", "internal/cli", "internal/cli/operator"},
-	"cmd/bootwell-agent":       {"internal/bucket", "internal/bucket/azblob", "internal/bucket/file", "internal/bucket/gcs", "internal/bucket/s3", "internal/bucket/web", "internal/cli", "internal/cli/vm"},
+	"cmd/bootwell":             {"internal/bucket", "internal/bucket/azblob", "internal/bucket/file", "internal/bucket/gcs", "internal/bucket/s3", "internal/bucket/swift", "internal/bucket/web", "internal/cli", "internal/cli/operator"},
+	"cmd/bootwell-agent":       {"internal/bucket", "internal/bucket/azblob", "internal/bucket/file", "internal/bucket/gcs", "internal/bucket/s3", "internal/bucket/swift", "internal/bucket/web", "internal/cli", "internal/cli/vm"},
 }
 
 type listed struct {
