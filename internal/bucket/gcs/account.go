@@ -39,9 +39,10 @@ func OperatorSources() []Source {
 }
 
 // VMSources are the instance's service account, then the key of one that the
-// credentials file or the environment names.
+// credentials file or the environment names. A machine that has a key and is
+// not one of Google's does not wait long for the metadata service.
 func VMSources(file string) []Source {
-	return []Source{Instance(""), keyOfFile(file), environmentKey(scopeReadWrite, true)}
+	return []Source{instance("", func() time.Duration { return patience("/sys", file) }), keyOfFile(file), environmentKey(scopeReadWrite, true)}
 }
 
 func environmentToken() Source {
@@ -66,16 +67,19 @@ func environmentKey(scope string, warn bool) Source {
 	}}
 }
 
-// keyOfFile is google_application_credentials of a credentials file.
+// keyName is what a credentials file has.
+const keyName = "google_application_credentials"
+
+// keyOfFile is the key that a credentials file names (see [wire.Credentials]).
 func keyOfFile(file string) Source {
 	return Source{name: "file " + file, key: true, token: func(ctx context.Context, client *http.Client) (Token, error) {
 		values, err := wire.Credentials(file)
 		if err != nil {
 			return Token{}, fmt.Errorf("%w: %w", ErrNothing, err)
 		}
-		path := values["google_application_credentials"]
+		path := values[keyName]
 		if path == "" {
-			return Token{}, fmt.Errorf("it has no google_application_credentials: %w", ErrNothing)
+			return Token{}, fmt.Errorf("it has no %s: %w", keyName, ErrNothing)
 		}
 		return keyToken(ctx, client, path, scopeReadWrite)
 	}}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -88,6 +89,33 @@ func TestScopes(t *testing.T) {
 	_, _, err := b.Get(t.Context(), "k", bucket.GetOptions{})
 	if !errors.Is(err, bucket.ErrPermission) || !strings.Contains(err.Error(), "storage-rw") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestEcho has a server say the token.
+func TestEcho(t *testing.T) {
+	b := against(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+		io.WriteString(w, r.Header.Get("Authorization")+" is not good")
+	})
+	_, _, err := b.Get(t.Context(), "k", bucket.GetOptions{})
+	if err == nil || strings.Contains(err.Error(), "token") || !strings.Contains(err.Error(), "Bearer … is not good") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestInTheClear(t *testing.T) {
+	for url, warned := range map[string]bool{
+		"gs://bkt": false, "gs://bkt?endpoint=http://127.0.0.1:1": false, "gs://bkt?endpoint=http://gcs.lan": true,
+		"gs://bkt?endpoint=http://gcs.lan&anonymous=true": false,
+	} {
+		var said bytes.Buffer
+		if _, err := Open(t.Context(), url, Options{Logger: slog.New(slog.NewTextHandler(&said, nil))}); err != nil {
+			t.Fatal(err)
+		}
+		if (said.Len() > 0) != warned {
+			t.Errorf("%s: %q", url, said.String())
+		}
 	}
 }
 

@@ -56,6 +56,9 @@ func Open(_ context.Context, rawURL string, o Options) (*Bucket, error) {
 	}
 	b := &Bucket{at: at, client: &http.Client{Transport: o.Transport, CheckRedirect: noRedirect}}
 	if !at.Anonymous {
+		if !at.private() {
+			o.Logger.Warn("tokens go to this bucket over http, for everybody on the way to read", "bucket", at.String())
+		}
 		b.tokens = newTokens(o.Sources, b.client, o.Logger)
 	}
 	if at.Prefix != "" {
@@ -72,6 +75,17 @@ func (b *Bucket) Location() Location { return b.at }
 
 // Endpoint implements [bucket.Remote].
 func (b *Bucket) Endpoint() (url, ca string) { return b.at.Endpoint, b.at.CA }
+
+// Signer returns where the credentials come from that go with the requests, and
+// nothing of the credentials themselves. It asks for them when no request has
+// yet.
+func (b *Bucket) Signer(ctx context.Context) (source string, err error) {
+	if b.tokens == nil {
+		return "nobody: requests have no token (anonymous=true)", nil
+	}
+	_, source, err = b.tokens.named(ctx)
+	return source, err
+}
 
 // Operations, as errors name them.
 const (
@@ -131,6 +145,9 @@ func (b *Bucket) do(ctx context.Context, r request) (*http.Response, error) {
 		}
 		said := refused(resp)
 		resp.Body.Close()
+		if token != "" {
+			said.message = strings.ReplaceAll(said.message, token, "…")
+		}
 		if said.status == http.StatusUnauthorized && token != "" && b.tokens.forget(token) && try == 1 {
 			continue
 		}

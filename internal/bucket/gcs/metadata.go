@@ -11,12 +11,15 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 const (
 	metadataAddress = "169.254.169.254"
 	metadataPath    = "/computeMetadata/v1/instance/service-accounts/default/token"
 	metadataDial    = time.Second
+	metadataBrief   = 200 * time.Millisecond // of dialling where another source has credentials
 	metadataTimeout = 3 * time.Second // of one request
 	metadataTries   = 2
 	maxToken        = 64 << 10 // bytes of an answer with a token
@@ -29,12 +32,35 @@ const (
 //
 // https://cloud.google.com/compute/docs/access/authenticate-workloads
 func Instance(endpoint string) Source {
+	return instance(endpoint, func() time.Duration { return metadataDial })
+}
+
+// instance asks dial each time how long connecting may take.
+func instance(endpoint string, dial func() time.Duration) Source {
 	m := &metadata{endpoint: endpoint, client: &http.Client{
-		Timeout:       metadataTimeout,
-		Transport:     &http.Transport{DialContext: (&net.Dialer{Timeout: metadataDial}).DialContext, DisableKeepAlives: true},
+		Timeout: metadataTimeout,
+		Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: dial()}).DialContext(ctx, network, addr)
+		}},
 		CheckRedirect: noRedirect,
 	}}
 	return Source{name: "service account of this VM", token: m.token}
+}
+
+// patience returns how long connecting to the metadata service may take on a
+// machine whose /sys is sys: where the file has a key and nothing answers at
+// that address, each start of the program would wait for it.
+func patience(sys, file string) time.Duration {
+	values, err := wire.Credentials(file)
+	if err != nil || values[keyName] == "" {
+		return metadataDial
+	}
+	// https://cloud.google.com/compute/docs/instances/detect-compute-engine
+	product, err := os.ReadFile(sys + "/class/dmi/id/product_name")
+	if err == nil && strings.HasPrefix(string(product), "Google") {
+		return metadataDial
+	}
+	return metadataBrief
 }
 
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

@@ -51,6 +51,7 @@ type tokens struct {
 
 	turn    chan struct{} // whoever has put in its one element has the fields below
 	token   Token
+	source  string    // name of where token is from
 	refresh time.Time // when to ask again; zero with a token: never
 	warned  bool
 }
@@ -68,30 +69,36 @@ const (
 
 // get returns a token for one request.
 func (t *tokens) get(ctx context.Context) (string, error) {
+	token, _, err := t.named(ctx)
+	return token, err
+}
+
+// named returns also where the token is from.
+func (t *tokens) named(ctx context.Context) (token, source string, err error) {
 	select {
 	case t.turn <- struct{}{}:
 		defer func() { <-t.turn }()
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return "", "", ctx.Err()
 	}
 	now := t.now()
 	if t.token.Value != "" && (t.refresh.IsZero() || now.Before(t.refresh)) {
-		return t.token.Value, nil
+		return t.token.Value, t.source, nil
 	}
 	fresh, err := t.ask(ctx)
 	if err != nil {
 		if t.token.Value != "" && now.Before(t.token.Expires) {
 			t.refresh = now.Add(soon)
-			return t.token.Value, nil
+			return t.token.Value, t.source, nil
 		}
-		return "", err
+		return "", "", err
 	}
 	t.token, t.refresh = fresh, time.Time{}
 	if !fresh.Expires.IsZero() {
 		left := fresh.Expires.Sub(now)
 		t.refresh = now.Add(max(left-earlier, left*4/5, time.Second))
 	}
-	return fresh.Value, nil
+	return fresh.Value, t.source, nil
 }
 
 // forget drops a token that the server refused, so that the next get asks for
@@ -117,6 +124,7 @@ func (t *tokens) ask(ctx context.Context) (Token, error) {
 			err = t.check(token)
 		}
 		if err == nil {
+			t.source = s.name
 			if s.key && !t.warned {
 				t.warned = true
 				t.log.WarnContext(ctx, "using a permanent key; the service account of the VM would need none", "source", s.name)

@@ -130,6 +130,45 @@ func TestInstance_Environment(t *testing.T) {
 	}
 }
 
+func TestPatience(t *testing.T) {
+	dir := t.TempDir()
+	none, file := filepath.Join(dir, "none"), filepath.Join(dir, "credentials")
+	write(t, file, "google_application_credentials = /k.json\n")
+	sys := func(product string) string {
+		root := filepath.Join(t.TempDir(), "class/dmi/id")
+		if err := os.MkdirAll(root, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(root, "product_name"), product+"\n")
+		return strings.TrimSuffix(root, "/class/dmi/id")
+	}
+	for _, c := range []struct {
+		sys, file string
+		want      time.Duration
+	}{
+		{sys("Standard PC"), none, metadataDial},
+		{sys("Standard PC"), file, metadataBrief},
+		{dir, file, metadataBrief},
+		{sys("Google Compute Engine"), file, metadataDial},
+	} {
+		if got := patience(c.sys, c.file); got != c.want {
+			t.Errorf("%+v: %s", c, got)
+		}
+	}
+}
+
+func TestSigner(t *testing.T) {
+	for url, want := range map[string]string{"gs://bkt": "given token", "gs://bkt?anonymous=true": "nobody"} {
+		b, err := Open(t.Context(), url, Options{Sources: []Source{keyOfFile("/none"), Static("topsecret")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := b.Signer(t.Context()); err != nil || !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %q, %v", url, got, err)
+		}
+	}
+}
+
 func TestOrder(t *testing.T) {
 	s := newService(t, tokenJSON("instance", 3600))
 	ends := newTokenEndpoint(t)

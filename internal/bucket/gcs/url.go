@@ -3,6 +3,7 @@ package gcs
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"regexp"
 	"slices"
@@ -134,6 +135,16 @@ func (l *Location) endpoint(s string) error {
 	}
 	l.Endpoint = u.Scheme + "://" + u.Host
 	return nil
+}
+
+// private reports whether nobody on the way can read requests.
+func (l Location) private() bool {
+	u, err := url.Parse(l.Endpoint)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(u.Hostname())
+	return u.Scheme == "https" || u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // String returns the bucket and prefix, without options.
