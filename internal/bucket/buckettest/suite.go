@@ -22,7 +22,7 @@ import (
 
 // Options adapt the suite to a bucket.
 type Options struct {
-	Objects int           // in the long listing; 0: 2,600
+	Objects int           // in the long listing; 0: 2,600, and a large object of 300 MB where BOOTWELL_TEST_LARGE is set
 	Settle  time.Duration // after a write until the bucket gives a firm ETag; 0: at once
 }
 
@@ -54,8 +54,12 @@ func Test(t *testing.T, open func(t testing.TB) bucket.Bucket, o Options) {
 // TestReading runs the part of the suite that only reads. open returns the
 // bucket under test and a writer of the same objects; both are empty.
 func TestReading(t *testing.T, open func(t testing.TB) (b, writer bucket.Bucket), o Options) {
+	large := int64(30 << 20)
 	if o.Objects == 0 {
 		o.Objects = 2600
+		if os.Getenv("BOOTWELL_TEST_LARGE") != "" {
+			large = 300 << 20
+		}
 	}
 	for _, c := range []struct {
 		name string
@@ -66,7 +70,7 @@ func TestReading(t *testing.T, open func(t testing.TB) (b, writer bucket.Bucket)
 		{"odd keys", testOddKeys},
 		{"not modified", func(t *testing.T, b, w bucket.Bucket) { testNotModified(t, b, w, o.Settle) }},
 		{"missing object", testMissing},
-		{"large object", testLarge},
+		{"large object", func(t *testing.T, b, w bucket.Bucket) { testLarge(t, b, w, large) }},
 		{"closed early", testClosedEarly},
 		{"cancelled while reading", testCancelBody},
 		{"list by prefix and after", testListPrefix},
@@ -258,12 +262,8 @@ func testMissing(t *testing.T, b, w bucket.Bucket) {
 	wantErr(t, "get below an object", err, bucket.ErrNotExist)
 }
 
-func testLarge(t *testing.T, b, w bucket.Bucket) {
-	size := 30 << 20
-	if os.Getenv("BOOTWELL_TEST_LARGE") != "" {
-		size = 300 << 20
-	}
-	want := pattern(int64(size))
+func testLarge(t *testing.T, b, w bucket.Bucket, size int64) {
+	want := pattern(size)
 	if _, err := w.Put(t.Context(), "packs/large", want, bucket.Condition{}); err != nil {
 		t.Fatal(err)
 	}
@@ -272,17 +272,17 @@ func testLarge(t *testing.T, b, w bucket.Bucket) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if obj.Size != int64(size) {
+	if obj.Size != size {
 		t.Errorf("size %d, want %d", obj.Size, size)
 	}
-	if !sameBytes(t, r, pattern(int64(size))) {
+	if !sameBytes(t, r, pattern(size)) {
 		t.Error("the content differs")
 	}
 	last := make([]byte, 5)
-	if _, err := want.ReadAt(last, int64(size)-5); err != nil {
+	if _, err := want.ReadAt(last, size-5); err != nil {
 		t.Fatal(err)
 	}
-	got, _, err := bucket.ReadAll(t.Context(), b, "packs/large", bucket.GetOptions{Offset: int64(size) - 5, Length: 5}, 5)
+	got, _, err := bucket.ReadAll(t.Context(), b, "packs/large", bucket.GetOptions{Offset: size - 5, Length: 5}, 5)
 	if err != nil || !bytes.Equal(got, last) {
 		t.Errorf("the last bytes: %x, %v", got, err)
 	}
