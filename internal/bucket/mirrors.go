@@ -15,7 +15,7 @@ import (
 
 // quickly is the patience with a bucket that others can stand in for: one that
 // answers nothing, not even a refusal, is given up within nine seconds.
-var quickly = RetryPolicy{Tries: 2, Pause: 500 * time.Millisecond, Limit: 500 * time.Millisecond, Wait: 4 * time.Second}
+var quickly = RetryPolicy{Tries: 2, Pause: 250 * time.Millisecond, Limit: 250 * time.Millisecond, Wait: 4 * time.Second}
 
 // restTime is how long a bucket that was away is left alone.
 const restTime = time.Minute
