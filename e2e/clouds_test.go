@@ -82,17 +82,6 @@ const (
 	serverSecret = "secret-of-the-server"
 )
 
-// withCredentials joins the user-data with a part of one's own.
-func withCredentials(t *testing.T, data, key, secret string) []byte {
-	const end = "\n--boot--\n"
-	head, ok := strings.CutSuffix(data, end)
-	if !ok {
-		t.Fatalf("user-data does not end with its boundary: %q", data)
-	}
-	return []byte(head + "\n--boot\nContent-Type: text/cloud-config\n\n#cloud-config\nwrite_files:\n- path: /etc/bootwell/credentials\n  permissions: '0600'\n" +
-		"  content: |\n    [default]\n    aws_access_key_id = " + key + "\n    aws_secret_access_key = " + secret + "\n" + end)
-}
-
 // TestOpenStack is the main job on OpenStack, where servers have no role: a
 // part of the user-data gives the VM keys for the private bucket.
 func TestOpenStack(t *testing.T) {
@@ -108,7 +97,8 @@ func TestOpenStack(t *testing.T) {
 	svc := metadata.NewOpenStack(metadata.Machine{
 		ID: server, Region: "region-one", Zone: "nova", Hostname: "node-2", MAC: lab.DefaultMAC, IP: lab.DefaultIP, Type: "m1.small", Account: "0123456789abcdef0123456789abcdef",
 	})
-	svc.SetUserData(withCredentials(t, data, server, serverSecret))
+	svc.SetUserData(withFile(t, data, "/etc/bootwell/credentials",
+		"[default]\naws_access_key_id = "+server+"\naws_secret_access_key = "+serverSecret+"\n"))
 	w.serveMetadata(svc)
 	m := w.boot(server, lab.QEMU{Platform: lab.OpenStackPlatform(server)})
 	story(t, "the stock image provisions itself with keys from its user-data", func(t *testing.T) {

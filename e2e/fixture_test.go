@@ -150,12 +150,17 @@ func (w *world) startStore(t *testing.T) *buckettest.Server {
 		w.data = t.TempDir()
 	}
 	return buckettest.StartVersityGW(t, buckettest.ServerConfig{Listen: storeAddr, Dir: w.data, Client: w.net.Client(), Hook: func(cmd *exec.Cmd) {
-		cmd.Args = append([]string{"nsenter", "--net=" + w.netFile, "--"}, append([]string{cmd.Path}, cmd.Args[1:]...)...)
-		cmd.Path = needs.Tool(w.t, "nsenter")
+		w.enter(cmd)
 		if strings.Contains(strings.Join(cmd.Args, " "), " posix ") {
 			w.store = cmd
 		}
 	}})
+}
+
+// enter makes a command run in the lab's network.
+func (w *world) enter(cmd *exec.Cmd) {
+	cmd.Args = append([]string{"nsenter", "--net=" + w.netFile, "--"}, append([]string{cmd.Path}, cmd.Args[1:]...)...)
+	cmd.Path = needs.Tool(w.t, "nsenter")
 }
 
 // stopStore ends the S3 server and returns when nobody answers there.
@@ -278,11 +283,16 @@ func (w *world) await(t *testing.T, vm, what string, ok func(*release.Report) bo
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
-			names, _ := filepath.Glob(filepath.Join(w.data, "data", bucketName, "*", "reports", "*", "*"))
-			more, _ := filepath.Glob(filepath.Join(w.data, "data", bucketName, "reports", "*", "*"))
-			t.Fatalf("no report that says %s; the last one: %s\nreports in the bucket: %v", what, brief(r), append(names, more...))
+			t.Fatalf("no report that says %s; the last one: %s\nreports in the bucket: %v", what, brief(r), w.reports())
 		}
 	}
+}
+
+// reports are the files of reports in an S3 server's bucket.
+func (w *world) reports() []string {
+	names, _ := filepath.Glob(filepath.Join(w.data, "data", bucketName, "*", "reports", "*", "*"))
+	more, _ := filepath.Glob(filepath.Join(w.data, "data", bucketName, "reports", "*", "*"))
+	return append(names, more...)
 }
 
 // inOrder reports whether a VM has a release and all is well.
