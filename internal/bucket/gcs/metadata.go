@@ -20,7 +20,7 @@ const (
 	metadataPath    = "/computeMetadata/v1/instance/service-accounts/default/token"
 	metadataDial    = time.Second
 	metadataBrief   = 200 * time.Millisecond // of dialling where another source has credentials
-	metadataTimeout = 3 * time.Second // of one request
+	metadataTimeout = 3 * time.Second        // of one request
 	metadataTries   = 2
 	maxToken        = 64 << 10 // bytes of an answer with a token
 )
