@@ -138,6 +138,29 @@ func TestOddAnswers(t *testing.T) {
 	}
 }
 
+// TestSecretsAreHidden has a server that tells what it was sent.
+func TestSecretsAreHidden(t *testing.T) {
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprintf(w, "<Error><Code>AuthenticationFailed</Code><Message>%s %s</Message><AuthenticationErrorDetail>%s String to sign used was x</AuthenticationErrorDetail></Error>",
+			r.Header.Get("Authorization"), strings.ReplaceAll(r.URL.RawQuery, "&", "&amp;"), r.URL.Query().Get("sig"))
+	}))
+	defer srv.Close()
+	for name, source := range map[string]Source{
+		"token": TokenSource("test", func(context.Context) (string, time.Time, error) { return "SECRET.a.b", time.Time{}, nil }),
+		"SAS":   SAS("sv=1&sig=SECRET%2Fx%3D"),
+	} {
+		b, err := Open(t.Context(), "az://acct/fleet?endpoint="+srv.URL, Options{Sources: []Source{source}, Transport: srv.Client().Transport})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _, err = b.Get(t.Context(), "k", bucket.GetOptions{})
+		if !errors.Is(err, bucket.ErrPermission) || strings.Contains(err.Error(), "SECRET") || !strings.Contains(err.Error(), "…") || strings.Contains(err.Error(), "String to sign") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestAzureDropsDots refuses a key that would become another one.
 func TestAzureDropsDots(t *testing.T) {
 	var asked atomic.Int64

@@ -57,6 +57,7 @@ func TestSharedKey(t *testing.T) {
 		buckettest.Test(t, func(t testing.TB) bucket.Bucket { return open(t, srv.URL(fresh(t), ""), nil, key()) }, buckettest.Options{})
 	})
 	t.Run("prefix and SAS", func(t *testing.T) {
+		t.Setenv("BOOTWELL_TEST_LARGE", "") // once is enough
 		buckettest.Test(t, func(t testing.TB) bucket.Bucket {
 			name := fresh(t)
 			return open(t, srv.URL(name, "a team/prod"), nil, azblob.SAS("?"+srv.SAS(name, everything, time.Now().Add(time.Hour))))
@@ -78,6 +79,7 @@ func TestBearer(t *testing.T) {
 	srv := buckettest.StartAzurite(t, buckettest.AzuriteConfig{OAuth: true})
 	var n atomic.Int64
 	t.Run("suite", func(t *testing.T) {
+		t.Setenv("BOOTWELL_TEST_LARGE", "")
 		buckettest.Test(t, func(t testing.TB) bucket.Bucket {
 			name := fmt.Sprintf("fleet-%d", n.Add(1))
 			srv.CreateContainer(name, "")
