@@ -8,7 +8,7 @@ import (
 // shortNames are the names of the bootstrap as user-data spells them. None of
 // the short names is a name in the bootstrap.
 var shortNames = map[string]string{
-	"words": "w", "path": "p", "head": "h", "verb": "v", "url": "u",
+	"words": "w", "path": "p", "head": "h", "url": "u",
 	"known": "k", "name": "n", "reply": "r", "err": "e", "query": "q",
 	"key": "a", "secret": "s", "token": "t", "now": "d", "body": "b",
 	"names": "m", "text": "x", "scope": "c", "sig": "g", "part": "i",

@@ -15,12 +15,13 @@ const (
 	partS3       = "s3"
 	partAzure    = "az"
 	partGoogle   = "gs"
+	partVendor   = "vendor"
 	partSwift    = "swift"
 	partTempURL  = "tempurl"
 )
 
 // partOrder is the order in which parts stand in user-data.
-var partOrder = []string{partCA, partIdentity, partS3, partAzure, partGoogle, partSwift, partTempURL}
+var partOrder = []string{partCA, partIdentity, partS3, partAzure, partGoogle, partVendor, partSwift, partTempURL}
 
 //go:embed bootstrap/*.py
 var partFiles embed.FS

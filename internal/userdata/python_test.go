@@ -1,6 +1,7 @@
 package userdata
 
 import (
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,13 +65,53 @@ func TestBootstrap_Versions(t *testing.T) {
 			}
 			m := newMachine(t)
 			m.write("/opt/bin/python3", "#!/bin/sh\nexec "+path+" -W error \"$@\"\n")
+			m.write("/etc/bootwell/credentials", "[default]\nazure_storage_key = a2V5\ngoogle_application_credentials = /etc/key.json\n"+
+				"os_application_credential_id = id\nos_application_credential_secret = se\"cret\\\nswift_temp_url_key = key\n")
 			m.env = []string{"PATH=/opt/bin:/usr/sbin:/usr/bin:/sbin:/bin", "AWS_ACCESS_KEY_ID=KEY", "AWS_SECRET_ACCESS_KEY=secret"}
-			s := newS3(t, identity{"KEY", "secret", "", "us-east-1"}, object)
-			c := configFor("s3://acme/prod%20a?endpoint="+s.URL, object)
+			empty, keystone := newEmpty(t), newKeystone(t, nil)
+			m.write("/etc/key.json", serviceAccountKey(t, empty.URL+"/token"))
+			c := configFor("az://acme/az?endpoint="+empty.URL, object)
+			c.Mirrors = []string{
+				"gs://acme/gs?endpoint=" + empty.URL, "swift://fleet/prod?auth=" + keystone.URL, "swift://fleet?storage=" + empty.URL + "/v1/AUTH_a",
+				"s3://acme/prod%20a?endpoint=" + newS3(t, identity{"KEY", "secret", "", "us-east-1"}, object).URL,
+			}
 			out, code := m.run(generate(t, c))
-			checkStarted(t, m, c, agentPath, out, code)
+			if code != 0 || !strings.Contains(out, "agent: "+agentPath) || strings.Count(out, "HTTP Error 404") != 4 {
+				t.Errorf("exit code %d, output:\n%s", code, out)
+			}
+			want := []string{"/az/agents/", "/token", "/storage/v1/b/acme/o/gs/agents/", "/v1/AUTH_a/fleet/agents/"}
+			for i, p := range empty.paths {
+				if i >= len(want) || !strings.HasPrefix(p, want[i]) {
+					t.Errorf("request %d is for %s", i, p)
+				}
+			}
 		})
 	}
+}
+
+// newEmpty is a store of each cloud that has nothing, but tokens for a service
+// account. It takes no request without a signature.
+func newEmpty(t *testing.T) *site {
+	return newSite(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		switch auth := r.Header.Get("Authorization"); {
+		case r.URL.Path == "/token" && strings.Count(r.PostFormValue("assertion"), ".") == 2:
+			_, _ = w.Write([]byte(`{"access_token":"token"}`))
+		case strings.HasPrefix(auth, "SharedKey acme:"), auth == "Bearer token", r.URL.Query().Has("temp_url_sig"):
+			w.WriteHeader(http.StatusNotFound)
+		default:
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	})
+}
+
+// serviceAccountKey returns a new key as Google gives it.
+func serviceAccountKey(t *testing.T, tokens string) string {
+	t.Helper()
+	key, err := exec.Command(needs.Tool(t, "openssl"), "genrsa", "2048").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(asJSON(t, map[string]string{"client_email": "vm@acme", "private_key": string(key), "private_key_id": "1", "token_uri": tokens}))
 }
 
 // TestMinify_Same compares the syntax trees of the source and of what becomes

@@ -27,8 +27,11 @@ func (s source) signer() string {
 }
 
 func (s source) parts() []string {
-	if s.scheme == "" {
+	switch s.scheme {
+	case "":
 		return nil
+	case partSwift, partTempURL:
+		return []string{partIdentity, partVendor, s.scheme}
 	}
 	return []string{partIdentity, s.scheme}
 }
@@ -238,20 +241,22 @@ func azureSource(u *url.URL, dir string) (source, error) {
 	}, nil
 }
 
-// googleSource uses the form of the XML API, in which the path of an object is
-// the path of the URL (https://cloud.google.com/storage/docs/xml-api/get-object-download).
+// googleSource uses the JSON API, as the agent does: an object's name is one
+// part of the path (https://cloud.google.com/storage/docs/json_api).
 func googleSource(u *url.URL, dir string) (source, error) {
+	q := u.Query()
 	if !gsBucket.MatchString(u.Host) {
 		return source{}, fmt.Errorf("bucket %.80q: write gs://name/folder: %w", u, ErrConfig)
 	}
-	base, err := serverURL("endpoint", u.Query().Get("endpoint"), false)
+	base, err := serverURL("endpoint", q.Get("endpoint"), false)
 	if err != nil {
 		return source{}, err
 	}
 	if base == "" {
 		base = "https://storage.googleapis.com"
 	}
-	return source{agents: base + "/" + u.Host + dir + "agents/", scheme: partGoogle, advice: "scope of the service account"}, nil
+	name := strings.ReplaceAll(strings.TrimPrefix(dir, "/")+"agents/", "/", "%2F")
+	return source{agents: base + "/storage/v1/b/" + u.Host + "/o/" + name, scheme: partGoogle, advice: "scope of the service account"}, nil
 }
 
 // swiftSource leaves the address to the catalog of Keystone, unless it is for
@@ -285,6 +290,7 @@ func swiftSource(u *url.URL, dir string) (source, error) {
 	}
 	return source{
 		agents: "swift:" + path, scheme: partSwift, args: `,"` + auth + `","` + region + `","` + kind + `"`,
+		advice: "application credential",
 	}, nil
 }
 

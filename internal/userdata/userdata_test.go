@@ -105,7 +105,7 @@ func TestGenerate_Size(t *testing.T) {
 
 // TestGenerate_Parts holds that only the code which the buckets need is there.
 func TestGenerate_Parts(t *testing.T) {
-	signs := map[string]string{"s3": "UNSIGNED-PAYLOAD", "az": "x-ms-version", "gs": "Metadata-Flavor", "swift": "x-subject-token", "temp URL": "temp_url_sig", "https, ca": "ssl.create_default_context"}
+	signs := map[string]string{"s3": "UNSIGNED-PAYLOAD", "az": "x-ms-version", "gs": "Metadata-Flavor", "swift": "x-subject-token", "temp URL": "&temp_url_", "https, ca": "ssl.create_default_context"}
 	for scheme, bucket := range stockBuckets {
 		c := example(FormatScript)
 		c.Bucket = bucket
@@ -274,8 +274,8 @@ func TestParseSource(t *testing.T) {
 		"az://acmestore/fleet":                                         {"https://acmestore.blob.core.windows.net/fleet/agents/", `lambda q:az(q,"acmestore","")`},
 		"az://acmestore/fleet/a%20b/?client_id=11111111-2222-3333-4444-555555555555":      {"https://acmestore.blob.core.windows.net/fleet/a%20b/agents/", `lambda q:az(q,"acmestore","&client_id=11111111-2222-3333-4444-555555555555")`},
 		"az://devstoreaccount1/fleet/p?endpoint=http://127.0.0.1:10000/devstoreaccount1/": {"http://127.0.0.1:10000/devstoreaccount1/fleet/p/agents/", `lambda q:az(q,"devstoreaccount1","")`},
-		"gs://acme.example/p":                     {"https://storage.googleapis.com/acme.example/p/agents/", `lambda q:gs(q)`},
-		"gs://acme?endpoint=gcs.example.net:4443": {"https://gcs.example.net:4443/acme/agents/", `lambda q:gs(q)`},
+		"gs://acme.example/p":                     {"https://storage.googleapis.com/storage/v1/b/acme.example/o/p%2Fagents%2F", `lambda q:gs(q)`},
+		"gs://acme?endpoint=gcs.example.net:4443": {"https://gcs.example.net:4443/storage/v1/b/acme/o/agents%2F", `lambda q:gs(q)`},
 		"swift://fleet/p":                         {"swift:/fleet/p/agents/", `lambda q:swift(q,"","","public")`},
 		"swift://fleet/p?auth=https://ks.example.net:5000/v3/&region=R1&interface=internal": {"swift:/fleet/p/agents/", `lambda q:swift(q,"https://ks.example.net:5000/v3","R1","internal")`},
 		"swift://fleet/p?storage=https://swift.example.net/v1/AUTH_a":                       {"https://swift.example.net/v1/AUTH_a/fleet/p/agents/", `lambda q:tempurl(q)`},

@@ -10,7 +10,7 @@ def az(query, account, client):
     try:
         url = known.get("azure_pod_identity_authority_host", "http://169.254.169.254")
         url += "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fstorage.azure.com%2F"
-        sig = "Bearer " + json.loads(ask(url + client, {"Metadata": "true"}))["access_token"]
+        sig = "Bearer " + json.loads(ask(Request(url + client, None, {"Metadata": "true"})))["access_token"]
     except Exception as err:
         token = known.get("azure_storage_sas_token")
         key = known.get("azure_storage_key")

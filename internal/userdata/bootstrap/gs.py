@@ -11,16 +11,16 @@ def pack(data):
 def assertion(known):
     """Return the grant for a token that the key of a service account signs (RFC 7523)."""
     if not shutil.which("openssl"):
-        raise OSError("a key file of a service account needs openssl, which is not here")
+        raise OSError("a key file needs openssl, which is missing")
     now = int(time.time())
+    head = {"alg": "RS256", "kid": known["private_key_id"]}
     body = {"iss": known["client_email"], "scope": "https://www.googleapis.com/auth/devstorage.read_only", "aud": known["token_uri"], "iat": now, "exp": now + 600}
-    text = pack(b'{"alg":"RS256"}') + b"." + pack(json.dumps(body).encode())
+    text = b".".join(pack(json.dumps(part).encode()) for part in (head, body))
     # The key goes through a pipe, so that it is on no disk.
     source, sink = os.pipe()
     os.write(sink, known["private_key"].encode())
     os.close(sink)
     sig = subprocess.check_output(["openssl", "dgst", "-sha256", "-sign", "/dev/fd/%d" % source], input=text, pass_fds=[source])
-    os.close(source)
     return b"grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=" + text + b"." + pack(sig)
 
 
@@ -29,11 +29,13 @@ def gs(query):
     known = stored()
     try:
         url = "http://" + known.get("gce_metadata_host", "169.254.169.254")
-        reply = ask(url + "/computeMetadata/v1/instance/service-accounts/default/token", {"Metadata-Flavor": "Google"})
+        url += "/computeMetadata/v1/instance/service-accounts/default/token"
+        reply = ask(Request(url, None, {"Metadata-Flavor": "Google"}))
     except Exception as err:
         name = known.get("google_application_credentials")
         if not name:
             raise OSError("no credentials; service account: " + explain(err))
         known = json.load(open(name))
         reply = urlopen(known["token_uri"], assertion(known), 9).read(9999).decode()
+    query.full_url += "?alt=media"
     query.headers = {"authorization": "Bearer " + json.loads(reply)["access_token"]}

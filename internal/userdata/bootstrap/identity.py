@@ -4,9 +4,9 @@
 from configparser import *
 
 
-def ask(url, head={}, verb="GET"):
-    """Ask the metadata service of the cloud, never through a proxy."""
-    return build_opener(ProxyHandler({})).open(Request(url, None, head, method=verb), None, 3).read(99999).decode()
+def ask(query):
+    """Make a request or get a URL of the cloud's metadata service, never through a proxy."""
+    return build_opener(ProxyHandler({})).open(query, None, 3).read(99999).decode()
 
 
 def stored():

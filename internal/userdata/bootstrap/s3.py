@@ -11,9 +11,9 @@ def role():
             raise OSError("disabled")
         url = known.get("aws_ec2_metadata_service_endpoint", "http://169.254.169.254") + "/latest/"
         name = "x-aws-ec2-metadata-token"
-        head = {name: ask(url + "api/token", {name + "-ttl-seconds": "60"}, "PUT")}
+        head = {name: ask(Request(url + "api/token", None, {name + "-ttl-seconds": "60"}, method="PUT"))}
         url += "meta-data/iam/security-credentials/"
-        reply = json.loads(ask(url + ask(url, head), head))
+        reply = json.loads(ask(Request(url + ask(Request(url, None, head)), None, head)))
         return reply["AccessKeyId"], reply["SecretAccessKey"], reply["Token"]
     except Exception as err:
         name = "aws_access_key_id"
