@@ -53,6 +53,8 @@ func (p *Probe) access(ctx context.Context, t Target) *access {
 	switch {
 	case a.err == nil, errors.Is(a.err, bucket.ErrNotExist):
 		a.usable = true
+	case ctx.Err() != nil:
+		a.trouble = unknown("bucket", "interrupted", "not looked at to the end")
 	default:
 		a.trouble = trouble(t, a.err)
 		a.usable = a.trouble.Cause == "denied"
@@ -81,7 +83,7 @@ func (a *access) settle(way Findings, t Target) Findings {
 		return append(Findings{a.trouble}, way...)
 	case a.trouble.Cause == "clock":
 		return append(slices.DeleteFunc(way, func(f Finding) bool { return f.Check == "clock" }), a.trouble)
-	case a.trouble.Check == "bucket":
+	case a.trouble.Check == "bucket" && a.trouble.Status == Problem:
 		return append(append(way, a.credentials(t)...), a.trouble)
 	}
 	return append(way, a.trouble)
@@ -124,8 +126,6 @@ func trouble(t Target, err error) Finding {
 			fix = "check that the folder is mounted"
 		}
 		return bad("endpoint", Problem, "unavailable", shown(t.URL)+" does not answer as a bucket: "+text, fix)
-	case errors.Is(err, context.Canceled):
-		return unknown("bucket", "interrupted", "interrupted")
 	case errors.Is(err, fs.ErrPermission):
 		return bad("bucket", Problem, "denied", text, "check the owner and mode of the folder")
 	}

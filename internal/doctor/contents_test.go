@@ -255,7 +255,9 @@ func TestBlackHole(t *testing.T) {
 	done := make(chan Findings)
 	go func() { done <- (&Probe{Deadline: time.Hour}).Look(ctx, tgt) }()
 	cancel(errors.New("Ctrl-C"))
-	<-done
+	if fs := <-done; fs.Count(Unknown) != len(fs) {
+		t.Errorf("interrupted, it says\n%s", fs.Text(0))
+	}
 }
 
 func TestBadURL(t *testing.T) {
@@ -311,4 +313,25 @@ func FuzzClean(f *testing.F) {
 			t.Errorf("%q is broken into %q", got, w)
 		}
 	})
+}
+
+// TestMirrors: a mirror that is away is a problem for who publishes, and a
+// warning on a VM that has another bucket.
+func TestMirrors(t *testing.T) {
+	first := bucket.NewMem()
+	proj := newProject(t, first)
+	open := func(_ context.Context, url string) (bucket.Bucket, error) {
+		if url == "s3://gone" {
+			return nil, fmt.Errorf("open %s: %w: no route to host", url, bucket.ErrUnavailable)
+		}
+		return first, nil
+	}
+	targets := Targets(t.Context(), open, []string{"s3://fleet/prod?region=x", "s3://gone"}, Target{Anchor: proj.anchor})
+	for who, want := range map[Audience]Status{Publisher: Problem, VM: Warning} {
+		t.Run(string(who), func(t *testing.T) {
+			fs := (&Probe{For: who}).LookAll(t.Context(), targets)
+			is(t, fs, "endpoint", want, "unavailable")
+			golden(t, fs)
+		})
+	}
 }

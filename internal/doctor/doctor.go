@@ -117,7 +117,7 @@ func (fs Findings) Text(width int) string {
 	}
 	b.WriteString("\n" + fs.summary() + "\n")
 	for i, f := range fs {
-		same := func(g Finding) bool { return g.Fix == f.Fix }
+		same := func(g Finding) bool { return g.Fix == f.Fix && g.Bucket == f.Bucket }
 		if f.Fix == "" || slices.ContainsFunc(fs[:i], same) {
 			continue
 		}
@@ -126,6 +126,9 @@ func (fs Findings) Text(width int) string {
 			if same(g) && g.Check != f.Check {
 				fix += " (also for " + g.Check + ")"
 			}
+		}
+		if f.Bucket != "" {
+			fix = f.Bucket + ": " + fix
 		}
 		b.WriteString(head + wrap(fix, utf8.RuneCountInString(head), width) + "\n")
 	}

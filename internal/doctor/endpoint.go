@@ -59,9 +59,13 @@ func (p *Probe) endpoint(ctx context.Context, t Target) Findings {
 		return Findings{unknown("endpoint", "no_endpoint", "the bucket does not tell where its requests go")}
 	}
 	u = &url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/"}
+	whole := ctx
 	ctx, cancel := context.WithTimeout(ctx, p.deadline())
 	defer cancel()
 	w, err := p.walk(ctx, u, ca, false)
+	if err != nil && whole.Err() != nil {
+		return Findings{unknown("endpoint", "interrupted", "not looked at to the end")}
+	}
 	if err != nil {
 		f := w.explain(err)
 		if f.Cause == causeExpired || f.Cause == causeNotYet {

@@ -2,9 +2,12 @@ package doctor
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -67,6 +70,53 @@ func within[T any](ctx context.Context, p *Probe, f func(context.Context) T) T {
 	ctx, cancel := context.WithTimeout(ctx, p.deadline())
 	defer cancel()
 	return f(ctx)
+}
+
+// LookAll looks at the first bucket and its mirrors at once, and compares what
+// they have. A VM is content with one of them: what is wrong with the others is
+// a warning then.
+func (p *Probe) LookAll(ctx context.Context, targets []Target) Findings {
+	results := make([]Findings, len(targets))
+	var wg sync.WaitGroup
+	for i, t := range targets {
+		wg.Go(func() { results[i] = p.Look(ctx, t) })
+	}
+	wg.Wait()
+	if len(targets) > 1 {
+		for i, f := range p.Lag(ctx, targets[0], targets[1:]) {
+			results[i+1] = append(results[i+1], f)
+		}
+	}
+	enough := p.For == VM && slices.ContainsFunc(results, func(fs Findings) bool { return fs.Count(Problem) == 0 })
+	var all Findings
+	for _, fs := range results {
+		for _, f := range fs {
+			if enough && f.Status == Problem {
+				f.Status = Warning
+			}
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// Targets names a project's buckets: the first one, then its mirrors.
+func Targets(ctx context.Context, open bucket.Opener, urls []string, as Target) []Target {
+	var ts []Target
+	for i, url := range urls {
+		t := as
+		t.URL = url
+		switch {
+		case len(urls) == 1:
+		case i == 0:
+			t.Name = "bucket " + shown(url)
+		default:
+			t.Name = fmt.Sprintf("mirror %d: %s", i, shown(url))
+		}
+		t.Bucket, t.Err = open(ctx, url)
+		ts = append(ts, t)
+	}
+	return ts
 }
 
 // Look makes all checks of one bucket. It takes no longer than a few deadlines,

@@ -91,6 +91,9 @@ func (p *Probe) list(ctx context.Context, t Target, prefix string, bad Status, n
 
 // failed is a check that could not be made.
 func failed(check string, err error) Finding {
+	if errors.Is(err, context.Canceled) {
+		return unknown(check, "interrupted", "not looked at to the end")
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return unknown(check, "timeout", "no answer in time")
 	}
@@ -190,7 +193,7 @@ func (p *Probe) signedPart(ctx context.Context, t Target) Finding {
 		case err != nil && errors.Is(err, bucket.ErrPermission):
 			return p.denied(t, check, Problem, "write below tuf/", writing, "tuf/", err)
 		case may:
-			return ok(check, "allowed (tried with a condition that cannot hold: nothing was written)")
+			return ok(check, "allowed (tried, and nothing was written)")
 		}
 		return unknown(check, "not_asked", "not probed: %s", why)
 	})
@@ -260,7 +263,7 @@ func (o *own) conditions(ctx context.Context) Finding {
 	case !caps.IfMatch || !caps.IfAbsent:
 		return ok("conditions", "those that this kind of bucket has do hold, also in a race of %d", racers)
 	}
-	return ok("conditions", "create-only and compare-and-swap hold, also in a race of %d", racers)
+	return ok("conditions", "create-only and compare-and-swap hold in a race of %d", racers)
 }
 
 func join(list []string) string {

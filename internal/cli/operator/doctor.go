@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -192,34 +191,13 @@ func (x *examination) buckets(ctx context.Context) {
 		x.add(doctor.Finding{Check: "bucket", Status: doctor.Unknown, Cause: "not_asked", Message: "not asked (--no-network)"})
 		return
 	}
+	as := doctor.Target{Anchor: x.lock.Root, Agents: x.lock.Agents}
+	if !x.lock.Root.IsZero() {
+		as.State = filepath.Join(stateDir(x.s), "trust", x.lock.Root.Hex(), "state")
+	}
+	x.s.Update("  asking %s …", cli.Plural(len(urls), "bucket"))
 	p := doctor.Probe{For: x.audience(), Setup: doctor.Setup}
-	targets := make([]doctor.Target, len(urls))
-	results := make([]doctor.Findings, len(urls))
-	var wg sync.WaitGroup
-	for i, url := range urls {
-		x.s.Update("  asking %s …", withoutOptions(url))
-		t := doctor.Target{URL: url, Anchor: x.lock.Root, Agents: x.lock.Agents}
-		if !x.lock.Root.IsZero() {
-			t.State = filepath.Join(stateDir(x.s), "trust", x.lock.Root.Hex(), "state")
-		}
-		if len(urls) > 1 {
-			t.Name = "bucket " + withoutOptions(url)
-			if i > 0 {
-				t.Name = fmt.Sprintf("mirror %d: %s", i, withoutOptions(url))
-			}
-		}
-		t.Bucket, t.Err = x.s.Open(ctx, url)
-		targets[i] = t
-		wg.Go(func() { results[i] = p.Look(ctx, t) })
-	}
-	wg.Wait()
-	lag := p.Lag(ctx, targets[0], targets[1:])
-	for i, r := range results {
-		x.found = append(x.found, r...)
-		if i > 0 {
-			x.add(lag[i-1])
-		}
-	}
+	x.found = append(x.found, p.LookAll(ctx, doctor.Targets(ctx, x.s.Open, urls, as))...)
 }
 
 func (x *examination) urls() []string {
@@ -244,12 +222,4 @@ func absolute(url string) string {
 		return url
 	}
 	return "file://" + abs
-}
-
-func withoutOptions(url string) string {
-	before, _, _ := strings.Cut(url, "?")
-	if scheme, rest, ok := strings.Cut(before, "://"); ok {
-		return scheme + "://" + rest[strings.LastIndexByte(rest, '@')+1:]
-	}
-	return before
 }

@@ -292,7 +292,6 @@ func (x *examination) proxy() {
 
 func (x *examination) bucket(ctx context.Context, cfg agent.Config, r *release.Report) {
 	x.s.Update("  asking the bucket …")
-	t := doctor.Target{URL: cfg.Bucket, Anchor: cfg.Root, State: x.paths.Trust()}
 	p := doctor.Probe{For: doctor.VM}
 	if r != nil {
 		p.VM = r.VM
@@ -301,8 +300,9 @@ func (x *examination) bucket(ctx context.Context, cfg agent.Config, r *release.R
 			p.Report = b
 		}
 	}
-	t.Bucket, t.Err = x.s.Open(ctx, cfg.Bucket)
-	x.found = append(x.found, p.Look(ctx, t)...)
+	as := doctor.Target{Anchor: cfg.Root, State: x.paths.Trust()}
+	urls := append([]string{cfg.Bucket}, cfg.Mirrors...)
+	x.found = append(x.found, p.LookAll(ctx, doctor.Targets(ctx, x.s.Open, urls, as))...)
 }
 
 func exists(path string) bool {
