@@ -274,8 +274,10 @@ func passed(t, now time.Time) bool {
 }
 
 // reject lets a token that the server did not take be asked for again.
-func (c *chain) reject(v credential) {
-	c.turn <- struct{}{}
+func (c *chain) reject(ctx context.Context, v credential) {
+	if c.enter(ctx) != nil {
+		return
+	}
 	defer c.leave()
 	if v.token != "" && v.token == c.value.token {
 		c.have = false

@@ -51,7 +51,7 @@ func (b *Bucket) fail(ctx context.Context, in call, err error) error {
 		code = "AuthenticationFailed" // also where Azurite says AuthorizationFailure
 	}
 	if code == "AuthenticationFailed" || code == "InvalidAuthenticationInfo" {
-		b.creds.reject(in.cred)
+		b.creds.reject(ctx, in.cred)
 	}
 	text := answer.ErrorCode
 	if said != "" {

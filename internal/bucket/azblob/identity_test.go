@@ -247,9 +247,9 @@ func TestRenewal(t *testing.T) {
 	step(2*time.Minute, true, "t1")   // due, and the service is away: the old one still counts
 	step(30*time.Second, false, "t1") // not asked again at once
 	v := step(31*time.Second, false, "t3")
-	c.reject(v) // the server does not take it
+	c.reject(t.Context(), v) // the server does not take it
 	step(0, false, "t4")
-	c.reject(credential{token: "t3"}) // somebody's who is late
+	c.reject(t.Context(), credential{token: "t3"}) // somebody's who is late
 	step(0, false, "t4")
 	step(56*time.Minute, true, "t4")
 	step(5*time.Minute, true, "") // over
