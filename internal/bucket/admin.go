@@ -58,3 +58,11 @@ func As[T any](b Bucket) (T, bool) {
 	var none T
 	return none, false
 }
+
+// A Caller is a bucket that can ask by which name its own access rules know
+// the identity it uses. [As] finds it below decorators.
+type Caller interface {
+	// CallerID asks. Its error wraps ErrUnsupported where the bucket has no
+	// such name.
+	CallerID(ctx context.Context) (string, error)
+}

@@ -82,6 +82,9 @@ func (s *IAM) User(name, policy string) (key, secret string) {
 	return answer.Key, answer.Secret
 }
 
+// STS returns the URL of the service that knows who a caller is.
+func (s *IAM) STS() string { return "http://" + s.addr }
+
 // call is a request of the IAM query API, signed.
 func (s *IAM) call(action string, form url.Values) []byte {
 	s.t.Helper()
