@@ -150,7 +150,7 @@ func TestClock(t *testing.T, words string, open func(t testing.TB, via Via) buck
 		t.Run(skew.String(), func(t *testing.T) {
 			now := time.Now().Round(0)
 			synctest.Test(t, func(t *testing.T) {
-				time.Sleep(now.Add(skew).Sub(time.Now()))
+				time.Sleep(time.Until(now.Add(skew)))
 				b := open(t, func(base *http.Transport) http.RoundTripper {
 					if base == nil {
 						base = &http.Transport{}
