@@ -12,6 +12,7 @@ import (
 	"github.com/bootwell/bootwell/internal/bucket/file"
 	"github.com/bootwell/bootwell/internal/bucket/gcs"
 	"github.com/bootwell/bootwell/internal/bucket/s3"
+	"github.com/bootwell/bootwell/internal/bucket/sdkauth"
 	"github.com/bootwell/bootwell/internal/bucket/swift"
 	"github.com/bootwell/bootwell/internal/bucket/web"
 	"github.com/bootwell/bootwell/internal/cli"
@@ -31,13 +32,13 @@ func open(ctx context.Context, url string) (b bucket.Bucket, err error) {
 	scheme, _, _ := strings.Cut(url, ":")
 	switch scheme {
 	case "s3":
-		b, err = s3.Open(ctx, url, s3.Options{Sources: s3.OperatorSources()})
+		b, err = s3.Open(ctx, url, s3.Options{Sources: []s3.Source{s3.Environment(), sdkauth.AWS()}})
 	case "az":
-		b, err = azblob.Open(ctx, url, azblob.Options{Sources: azblob.OperatorSources()})
+		b, err = azblob.Open(ctx, url, azblob.Options{Sources: append(azblob.OperatorSources(), sdkauth.Azure())})
 	case "gs":
-		b, err = gcs.Open(ctx, url, gcs.Options{Sources: gcs.OperatorSources()})
+		b, err = gcs.Open(ctx, url, gcs.Options{Sources: append(gcs.OperatorSources(), sdkauth.Google()...)})
 	case "swift":
-		b, err = swift.Open(ctx, url, swift.Options{Sources: swift.OperatorSources(), Newest: true})
+		b, err = swift.Open(ctx, url, swift.Options{Sources: append(sdkauth.OpenStack(), swift.OperatorSources()...), Newest: true})
 	case "http", "https":
 		b, err = web.Open(ctx, url, web.Options{})
 	case "file":

@@ -1,0 +1,37 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"github.com/bootwell/bootwell/internal/bucket"
+)
+
+// Keys sign requests.
+type Keys struct {
+	AccessKey, SecretKey string
+	SessionToken         string    // "" with permanent keys
+	Expires              time.Time // zero: never
+}
+
+// KeySource is any other place, such as an SDK's chain of credentials. get is
+// called when there are no keys, or when the last ones are about to end; its
+// error wraps bucket.ErrPermission where another try would be refused as well.
+// region returns the region that the place names for buckets on Amazon S3, or
+// ""; it may be nil.
+func KeySource(name string, get func(ctx context.Context) (Keys, error), region func(ctx context.Context) (string, error)) Source {
+	return Source{name: name, region: region, retrieve: func(ctx context.Context) (credentials.Value, error) {
+		k, err := get(ctx)
+		if errors.Is(err, bucket.ErrPermission) {
+			err = fmt.Errorf("%w: %w", err, errNothing)
+		}
+		if err == nil && (k.AccessKey == "" || k.SecretKey == "") {
+			err = fmt.Errorf("it gave no keys: %w", errNothing)
+		}
+		return credentials.Value{AccessKeyID: k.AccessKey, SecretAccessKey: k.SecretKey, SessionToken: k.SessionToken, Expiration: k.Expires}, err
+	}}
+}
