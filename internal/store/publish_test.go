@@ -10,15 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
-	"github.com/bootwell/bootwell/internal/bucket/buckettest"
-	"github.com/bootwell/bootwell/internal/bucket/file"
-	"github.com/bootwell/bootwell/internal/bucket/s3"
 	"github.com/bootwell/bootwell/internal/release"
 	"github.com/bootwell/bootwell/internal/trust"
 )
@@ -77,61 +73,6 @@ func TestPublishKilledAtEachWrite(t *testing.T) {
 	}
 }
 
-// publishTogether has n publishers publish a different tree each.
-func publishTogether(t *testing.T, b bucket.Bucket, n int) {
-	f := newFixture(t, b)
-	var wg sync.WaitGroup
-	got := make([]Published, n)
-	errs := make([]error, n)
-	for i := range n {
-		g := *f
-		g.dir = t.TempDir()
-		g.write("who", fmt.Sprint(i))
-		g.write("common", string(noise(1, 50_000)))
-		o := g.options()
-		o.Owner = fmt.Sprint("publisher ", i)
-		o.Source.Note = fmt.Sprint(i)
-		wg.Go(func() { got[i], errs[i] = g.publishTo(b, o) })
-	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-	v, err := f.client(b).Refresh(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &Store{Bucket: b}
-	list, err := s.Releases(context.Background(), v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var numbers []string
-	for _, r := range list {
-		numbers = append(numbers, r.Name)
-		m, err := s.Manifest(context.Background(), v, r.Name, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		dir := stageDir(t)
-		mustStage(t, b, m, StageOptions{Dir: dir})
-		if who, err := os.ReadFile(filepath.Join(dir, "who")); err != nil || string(who) != r.Source.Note {
-			t.Errorf("%s holds the tree of %s, not %s (%v)", r.Name, who, r.Source.Note, err)
-		}
-	}
-	var want []string
-	for i := n; i > 0; i-- {
-		want = append(want, release.Name(i))
-	}
-	if !slices.Equal(numbers, want) {
-		t.Errorf("releases %v", numbers)
-	}
-	c, err := s.Channel(context.Background(), v, "acme", "stable")
-	if err != nil || c.Serial != n || c.Release != want[0] || release.Name(c.Floor) != want[0] {
-		t.Errorf("channel %+v %v", c, err)
-	}
-}
-
 // Another publisher commits while this one is about to: both releases count,
 // and nothing is uploaded twice.
 func TestConflictIsBuiltAgain(t *testing.T) {
@@ -160,17 +101,6 @@ func TestConflictIsBuiltAgain(t *testing.T) {
 	dir := stageDir(t)
 	mustStage(t, mem, f.manifest(), StageOptions{Dir: dir})
 	sameTree(t, snapshot(t, f.dir), snapshot(t, dir))
-}
-
-func TestConcurrentPublishersLoseNothing(t *testing.T) {
-	t.Run("mem", func(t *testing.T) { publishTogether(t, bucket.NewMem(), 8) })
-	t.Run("file", func(t *testing.T) {
-		b, err := file.OpenDir(t.TempDir(), file.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		publishTogether(t, b, 8)
-	})
 }
 
 func TestAgents(t *testing.T) {
@@ -454,17 +384,6 @@ func TestRoleFilesAndChanges(t *testing.T) {
 	if want := "db same []; new new []; old removed []; web changed [conf script]"; strings.Join(got, "; ") != want {
 		t.Errorf("changes %s\nwant %s", strings.Join(got, "; "), want)
 	}
-}
-
-func TestConcurrentPublishersOnS3(t *testing.T) {
-	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
-	srv := buckettest.VersityGW(t)
-	srv.CreateBucket("fleet")
-	b, err := s3.Open(t.Context(), srv.URL("fleet", "prod"), s3.Options{Sources: []s3.Source{s3.Static(buckettest.RootKey, buckettest.RootSecret, "")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	publishTogether(t, b, 8)
 }
 
 // The lock of a publisher who was killed is waited for in the open, and not
