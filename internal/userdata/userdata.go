@@ -41,13 +41,16 @@ type Config struct {
 	Agents  map[string]release.Digest // by Go's name of the CPU, amd64 or arm64: of the object agents/<hex>
 	Cloud   string                    // one of [Clouds]; "" is the strictest limit
 	Format  string                    // "" is [FormatCloudConfig]
+	Encode  string                    // "" is what the cloud takes
 }
 
 // UserData is a text for a cloud.
 type UserData struct {
-	Text  []byte
-	Limit int    // bytes that the cloud allows; 0: it states none
-	Parts []Part // what Text is made of; their sizes add up to its size
+	Text   []byte // encoded
+	Encode string // how Text is encoded
+	Bytes  int    // size that the cloud counts: before base64
+	Limit  int    // bytes that the cloud allows; 0: it states none
+	Parts  []Part // what the text is made of, before it is encoded
 }
 
 // A Part is a piece of user-data by size.
@@ -66,7 +69,7 @@ var launcherSource string
 // Its error wraps [ErrConfig], or [ErrTooLarge] with the cloud, its limit, the
 // size and the biggest part.
 func Generate(c Config) (UserData, error) {
-	limit, err := Limit(c.Cloud)
+	to, err := findCloud(c.Cloud)
 	if err != nil {
 		return UserData{}, err
 	}
@@ -82,20 +85,26 @@ func Generate(c Config) (UserData, error) {
 	if err != nil {
 		return UserData{}, err
 	}
-	u := UserData{Text: []byte(text), Limit: limit, Parts: []Part{
+	u := UserData{Encode: c.Encode, Limit: to.bytes, Parts: []Part{
 		{"bootstrap", len(head) + len(tail) + len(endOfBootstrap)},
 		{"settings", len(settings)},
 		{"launcher", len(launcher)},
 		{"frame", len(text) - len(script)},
 	}}
-	if err := u.fits(cloudTitle(c.Cloud)); err != nil {
+	if u.Encode == "" {
+		u.Encode = to.encode
+	}
+	if u.Text, u.Bytes, err = encode(u.Encode, []byte(text)); err != nil {
+		return UserData{}, err
+	}
+	if err := u.fits(to.title); err != nil {
 		return UserData{}, err
 	}
 	return u, nil
 }
 
 func (u UserData) fits(cloud string) error {
-	if u.Limit == 0 || len(u.Text) <= u.Limit {
+	if u.Limit == 0 || u.Bytes <= u.Limit {
 		return nil
 	}
 	big := u.Parts[0]
@@ -105,7 +114,7 @@ func (u UserData) fits(cloud string) error {
 		}
 	}
 	return fmt.Errorf("%w: %d bytes, %s takes %d; the biggest part is the %s with %d",
-		ErrTooLarge, len(u.Text), cloud, u.Limit, big.Name, big.Bytes)
+		ErrTooLarge, u.Bytes, cloud, u.Limit, big.Name, big.Bytes)
 }
 
 // endOfBootstrap ends the here-document that launch.sh opens.

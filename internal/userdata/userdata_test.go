@@ -155,7 +155,7 @@ func TestGenerate_Limit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.Limit = len(u.Text)
+	u.Limit = u.Bytes
 	if err := u.fits("Tiny Cloud"); err != nil {
 		t.Errorf("at the limit: %v", err)
 	}
@@ -170,7 +170,7 @@ func TestGenerate_Limit(t *testing.T) {
 func TestLimit(t *testing.T) {
 	for name, want := range map[string]int{
 		"": 16384, "aws": 16384, "azure": 49149, "openstack": 49149, "gcp": 262144, "hetzner": 32768, "digitalocean": 65536,
-		"linode": 16384, "oracle": 24000, "vsphere": 524288, "nocloud": 0, "none": 0,
+		"linode": 16384, "oracle": 24000, "vsphere": 49152, "nocloud": 0, "proxmox": 0, "libvirt": 0, "none": 0,
 	} {
 		if got, err := Limit(name); err != nil || got != want {
 			t.Errorf("Limit(%q) = %d, %v; want %d", name, got, err, want)
