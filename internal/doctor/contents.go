@@ -18,27 +18,32 @@ import (
 
 // contents looks at what the project has in the bucket.
 func (p *Probe) contents(ctx context.Context, t Target, a *access) Findings {
-	fs := Findings{p.metadata(ctx, t, a)}
+	f, releases := p.metadata(ctx, t, a)
+	fs := Findings{f}
 	if len(t.Agents) > 0 && !t.Anchor.IsZero() {
-		fs = append(fs, p.agents(ctx, t))
+		agents := p.agents(ctx, t)
+		if agents.Cause == "agent_missing" && f.Status == OK && releases == 0 {
+			agents = unknown("agents", "not_published", "not in the bucket yet: the first bootwell publish uploads them")
+		}
+		fs = append(fs, agents)
 	}
 	return fs
 }
 
 // metadata verifies the signatures as a VM does, beside what was verified
-// before, which stays as it is.
-func (p *Probe) metadata(ctx context.Context, t Target, a *access) Finding {
+// before, which stays as it is. It also counts the releases.
+func (p *Probe) metadata(ctx context.Context, t Target, a *access) (f Finding, releases int) {
 	const check = "signatures"
 	if t.Anchor.IsZero() {
 		if a.root != nil {
 			return bad(check, Warning, "no_anchor", "the bucket holds a project, but without bootwell.lock it cannot be verified",
-				"take bootwell.lock from the project's repository; if this is to be a new project, give it another prefix")
+				"take bootwell.lock from the project's repository; if this is to be a new project, give it another prefix"), 0
 		}
-		return unknown(check, "not_initialised", "nothing to verify yet")
+		return unknown(check, "not_initialised", "nothing to verify yet"), 0
 	}
 	dir, err := os.MkdirTemp("", "bootwell-doctor-")
 	if err != nil {
-		return failed(check, err)
+		return failed(check, err), 0
 	}
 	defer os.RemoveAll(dir)
 	if t.State != "" {
@@ -50,21 +55,20 @@ func (p *Probe) metadata(ctx context.Context, t Target, a *access) Finding {
 	defer cancel()
 	v, err := c.Refresh(ctx)
 	if err != nil {
-		return p.untrusted(check, t, err)
+		return p.untrusted(check, t, err), 0
 	}
-	day := v.Expires.UTC().Format(time.DateOnly)
+	day, n := v.Expires.UTC().Format(time.DateOnly), len(v.Targets("releases/"))
 	if len(v.Warn) > 0 {
-		return bad(check, Warning, "expires", fmt.Sprintf("past half of their life: they end on %s, and then no VM takes anything new", day), "bootwell resign")
+		return bad(check, Warning, "expires", fmt.Sprintf("past half of their life: they end on %s, and then no VM takes anything new", day), "bootwell resign"), n
 	}
-	what := "nothing published yet"
-	if n := len(v.Targets("releases/")); n > 0 {
-		if n == 1 {
-			what = "1 release published"
-		} else {
-			what = fmt.Sprintf("%d releases published", n)
-		}
+	what := fmt.Sprintf("%d releases published", n)
+	switch n {
+	case 0:
+		what = "nothing published yet"
+	case 1:
+		what = "1 release published"
 	}
-	return ok(check, "verified, good until %s; %s", day, what)
+	return ok(check, "verified, good until %s; %s", day, what), n
 }
 
 func (p *Probe) untrusted(check string, t Target, err error) Finding {

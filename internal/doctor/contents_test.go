@@ -101,6 +101,11 @@ func files(t *testing.T, dir string) map[string]string {
 func TestAgents(t *testing.T) {
 	mem := bucket.NewMem()
 	proj := newProject(t, mem)
+	t.Run("before the first release", func(t *testing.T) {
+		fs := (&Probe{}).Look(t.Context(), Target{URL: "s3://fleet/prod", Bucket: mem, Anchor: proj.anchor, Agents: map[string]release.Digest{"amd64": release.DigestOf(nil)}})
+		is(t, fs, "agents", Unknown, "not_published")
+	})
+	proj.publish(t)
 	there, gone, empty := release.DigestOf([]byte("there")), release.DigestOf([]byte("gone")), release.DigestOf([]byte("empty"))
 	buckettest.Put(t, mem, "agents/"+there.Hex(), []byte("an agent"))
 	buckettest.Put(t, mem, "agents/"+empty.Hex(), nil)

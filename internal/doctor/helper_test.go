@@ -156,6 +156,19 @@ func (p *project) resign(t testing.TB, now time.Time) {
 	}
 }
 
+// publish signs a release without content.
+func (p *project) publish(t testing.TB) {
+	t.Helper()
+	pub := &trust.Publisher{Client: &trust.Client{Bucket: p.bucket, Dir: t.TempDir(), Anchor: p.anchor}, Keys: p.keys}
+	v, err := pub.View(t.Context())
+	if err == nil {
+		_, err = pub.Commit(t.Context(), v, trust.Change{Blobs: map[string][]byte{"releases/r1.json": []byte("{}")}})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // contents is every object and its ETag.
 func contents(t testing.TB, b bucket.Bucket) map[string]string {
 	t.Helper()
