@@ -195,8 +195,8 @@ func TestGCE(t *testing.T) {
 	}
 	srv := buckettest.StartGCS(t, buckettest.GCSConfig{Listener: l})
 	srv.CreateBucket(bucketName)
-	key := srv.ServiceAccount()
-	w.env = append(w.env, "GOOGLE_APPLICATION_CREDENTIALS="+key)
+	operator := srv.Token()
+	w.env = append(w.env, "CLOUDSDK_AUTH_ACCESS_TOKEN="+operator)
 	const vm = "5731628402198420531"
 	below := func(names ...string) []string {
 		for i, n := range names {
@@ -213,7 +213,7 @@ func TestGCE(t *testing.T) {
 	w.bootwell(t, "init", "--no-passphrase")
 	w.publish(t, "r1")
 	data := w.bootwell(t, "user-data", "node", "--cloud", "gcp")
-	noSecret(t, data, "private_key", "ya29.")
+	noSecret(t, data, operator, "ya29.")
 	account := metadata.Identity{Email: "vm@acme-prod.iam.gserviceaccount.com", Scopes: []string{"https://www.googleapis.com/auth/devstorage.read_write"}}
 	svc := metadata.NewGCE(metadata.Machine{
 		ID: vm, Region: "europe-west1", Zone: "europe-west1-b", Hostname: "node-5", MAC: lab.DefaultMAC, IP: lab.DefaultIP, Type: "e2-micro", Account: "acme-prod",
