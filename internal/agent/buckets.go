@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -37,30 +36,6 @@ func OpenBucket(ctx context.Context, open bucket.Opener, c Config) (bucket.Bucke
 		return nil, fmt.Errorf("open bucket %s: %w", c.Bucket, list[0].Err)
 	}
 	return bucket.Mirrors(list, store.Optional), nil
-}
-
-// elsewhere lists what another bucket of the project may do better: nothing
-// that is signed is at fault, only what this bucket holds or answers.
-var elsewhere = []error{
-	bucket.ErrUnavailable, bucket.ErrNoBucket, bucket.ErrPermission, bucket.ErrNotExist, bucket.ErrTruncated, bucket.ErrTooLarge,
-	trust.ErrUntrusted, trust.ErrRollback, trust.ErrExpired, trust.ErrNotInit,
-}
-
-// anyBucket calls f, and again with the next bucket as long as f fails for
-// something that another bucket may have better. What remains when none has is
-// what was wrong with the project's first bucket: a mirror that lags behind an
-// unreachable bucket is no attack.
-func (s *session) anyBucket(ctx context.Context, f func() error) error {
-	err := f()
-	m, several := bucket.As[*bucket.Mirrored](s.Bucket)
-	for several && err != nil && ctx.Err() == nil {
-		if !slices.ContainsFunc(elsewhere, func(e error) bool { return errors.Is(err, e) }) || !m.Leave(err) {
-			return m.First(err)
-		}
-		s.logger().Info("reading from another bucket", "err", err)
-		err = f()
-	}
-	return err
 }
 
 // bucketTroubles tells which buckets were of no use in this call.

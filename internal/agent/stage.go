@@ -30,7 +30,7 @@ type target struct {
 // something changed. What stands in the way becomes the session's problem.
 func (s *session) look(ctx context.Context) {
 	defer s.phase("poll", time.Now())
-	if err := s.anyBucket(ctx, func() error { return s.readChannel(ctx) }); err != nil {
+	if err := store.ReadAny(ctx, s.Bucket, func() error { return s.readChannel(ctx) }); err != nil {
 		s.trouble(err)
 	}
 }
@@ -101,7 +101,7 @@ func (s *session) trouble(err error) {
 // from the bucket.
 func (s *session) acquire(ctx context.Context, r ref) (*target, error) {
 	var m *release.Manifest
-	err := s.anyBucket(ctx, func() (err error) {
+	err := store.ReadAny(ctx, s.Bucket, func() (err error) {
 		m, err = s.manifest(ctx, r)
 		return err
 	})
@@ -230,7 +230,7 @@ func (s *session) stage(ctx context.Context, t *target) error {
 		s.note("the tree of %s is not whole and is repaired: %s", t.Release, err)
 	}
 	s.collect()
-	err := s.anyBucket(ctx, func() error {
+	err := store.ReadAny(ctx, s.Bucket, func() error {
 		stats, err := s.store.Stage(ctx, t.manifest, store.StageOptions{
 			Dir: t.dir, Role: s.Config.Role, Reuse: s.reusable(t.Manifest),
 			Progress: func(p store.Progress) {

@@ -136,17 +136,21 @@ func (r *replication) agents(ctx context.Context) error {
 	return r.each(ctx, len(r.o.Agents), func(ctx context.Context, i int) error {
 		d := r.o.Agents[i]
 		key := "agents/" + d.Hex()
-		there, size, err := r.there(ctx, key)
+		there, _, err := r.there(ctx, r.to.Bucket, key)
 		if err != nil || there {
+			return err
+		}
+		there, size, err := r.there(ctx, r.s.Bucket, key)
+		if err != nil || !there && r.o.DryRun { // it comes with the publish
 			return err
 		}
 		return r.copy(ctx, key, d, size, maxAgent)
 	})
 }
 
-// there reports whether the mirror has an object.
-func (r *replication) there(ctx context.Context, key string) (ok bool, size int64, err error) {
-	body, obj, err := r.to.Bucket.Get(ctx, key, bucket.GetOptions{Length: 1})
+// there reports whether a bucket has an object, and its size.
+func (r *replication) there(ctx context.Context, b bucket.Bucket, key string) (ok bool, size int64, err error) {
+	body, obj, err := b.Get(ctx, key, bucket.GetOptions{Length: 1})
 	switch {
 	case errors.Is(err, bucket.ErrNotExist):
 		return false, 0, nil
@@ -285,7 +289,7 @@ func (r *replication) find(ctx context.Context, p *copyPlan, all bool) error {
 	}
 	if len(ask) <= fewPacks && !all {
 		return r.each(ctx, len(ask), func(ctx context.Context, i int) error {
-			ok, size, err := r.there(ctx, packKey(ask[i].Digest))
+			ok, size, err := r.there(ctx, r.to.Bucket, packKey(ask[i].Digest))
 			if err != nil || !ok || size != ask[i].Size {
 				return err
 			}

@@ -107,6 +107,8 @@ type ReportEntry struct {
 	Report   *release.Report
 	Warn     string // what is odd about a report that could be read; "": nothing
 	Err      error
+
+	key string // the VM's name as the bucket has it, by which the listing is sorted
 }
 
 // Report returns one VM's latest report; bucket.ErrNotExist if there is none.
@@ -212,7 +214,7 @@ func (c reportCache) keep(found []foundReport) {
 // entry returns the report in f. Its error ends the listing; what is wrong
 // with this one report is in the entry.
 func (c reportCache) entry(ctx context.Context, f foundReport) (ReportEntry, error) {
-	e := ReportEntry{VM: f.vm, Modified: f.Modified, Warn: f.warn()}
+	e := ReportEntry{VM: f.vm, key: f.vm, Modified: f.Modified, Warn: f.warn()}
 	if !release.ValidVM(f.vm) {
 		e.VM = fmt.Sprintf("%.140q", f.vm)
 		e.Err = fmt.Errorf("report of %s: no VM has such a name: %w", e.VM, release.ErrFormat)

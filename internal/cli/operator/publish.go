@@ -31,7 +31,9 @@ func newPublishCmd(s *cli.Session) *cobra.Command {
 		Long: `Makes an immutable, signed release of the project folder and points the channel
 at it. VMs take it at their next poll. Only content that the bucket lacks is
 uploaded. The same tree again is no new release. Nothing is visible to VMs
-before everything is in place. In a pipe, stdout is the release's name only.`,
+before everything is in place. In a pipe, stdout is the release's name only.
+Mirrors of the project get the release after the bucket has it; one that was away
+gets it with the next publish, also when that has nothing new.`,
 		Example: `  bootwell publish --dry-run          what would change, by role
   bootwell publish -m "raise worker count"
   r=$(bootwell publish)               r is then, for example, r43`,
@@ -93,13 +95,31 @@ func runPublish(ctx context.Context, s *cli.Session, f publishFlags) error {
 			return err
 		}
 	}
-	if err := w.showPublished(res, p.Keys.Ops.Fingerprint(), f); err != nil {
+	rows, err := w.mirrorPublished(ctx, p.Client, f)
+	if err != nil {
+		return err
+	}
+	if err := w.showPublished(res, p.Keys.Ops.Fingerprint(), f, rows); err != nil {
 		return err
 	}
 	if f.detailed && res.New {
 		return cli.Silent(cli.ErrChanged)
 	}
 	return nil
+}
+
+// mirrorPublished brings the mirrors to the state that the publisher has just
+// seen or made.
+func (w *workspace) mirrorPublished(ctx context.Context, c *trust.Client, f publishFlags) ([]mirrorRow, error) {
+	if len(w.proj.Mirrors) == 0 {
+		return nil, nil
+	}
+	v, err := c.Last()
+	if err != nil {
+		return nil, fmt.Errorf("bring mirrors up to date: %w", err)
+	}
+	rows := w.replicate(ctx, v, f.channel, f.dryRun)
+	return rows, ctx.Err()
 }
 
 func amount(g store.Progress) string {
@@ -127,8 +147,8 @@ func describe(commit, branch string, dirty bool) string {
 }
 
 // showPublished tells the story on stderr and the release's name on stdout.
-func (w *workspace) showPublished(res store.Published, signer string, f publishFlags) error {
-	s := w.s
+func (w *workspace) showPublished(res store.Published, signer string, f publishFlags, mirrors []mirrorRow) error {
+	s, late := w.s, behind(mirrors)
 	if err := w.roleEvents(res); err != nil {
 		return err
 	}
@@ -148,18 +168,32 @@ func (w *workspace) showPublished(res store.Published, signer string, f publishF
 	case f.dryRun:
 		s.Tell("  "+s.Glyph("waiting")+" "+verb+"  "+done, verb+" "+done)
 		w.fileList(res.Files)
+		if err := w.tellMirrors(mirrors, true, true); err != nil {
+			return err
+		}
+		mirrors = nil
 		s.Say("Dry run: nothing was changed. It would be %s.", res.Release)
 	default:
 		s.Tell(fmt.Sprintf("  %s uploaded   %s", s.Glyph("ok"), done), "uploaded "+done+"; signed by "+signer)
 		s.Screen("  %s signed     %s", s.Glyph("ok"), signer)
+		if err := w.tellMirrors(mirrors, true, false); err != nil {
+			return err
+		}
+		mirrors = nil
 		s.Screen("")
 		s.Screen("Published %s (%s). VMs take it at their next poll.", res.Release, res.Digest.Short())
 		s.Screen("Next:  bootwell status")
+	}
+	if err := w.tellMirrors(mirrors, false, f.dryRun); err != nil {
+		return err
 	}
 	if err := w.summarize(res); err != nil {
 		s.Say("  %s %v", s.Glyph("warning"), err)
 	}
 	result := map[string]any{"type": "result", "release": res.Release, "new": res.New, "dry_run": f.dryRun, "digest": res.Digest, "previous": res.Previous, "exit_code": 0}
+	if len(w.proj.Mirrors) > 0 {
+		result["mirrors_behind"] = late
+	}
 	if err := s.Event(result); err != nil || s.JSON {
 		return err
 	}
@@ -293,6 +327,9 @@ and keep what they have, so run it from CI now and then; publish does it too.`,
 			defer w.close()
 			v, err := p.Resign(ctx)
 			if err != nil {
+				return err
+			}
+			if err := w.tellMirrors(w.replicate(ctx, v, store.DefaultChannel, false), true, false); err != nil {
 				return err
 			}
 			if s.JSON {

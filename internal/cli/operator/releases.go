@@ -31,7 +31,7 @@ func runReleases(ctx context.Context, s *cli.Session, limit int) error {
 	if err != nil {
 		return err
 	}
-	if err := w.connect(ctx); err != nil {
+	if err := w.connectAny(ctx); err != nil {
 		return err
 	}
 	v, err := w.view(ctx)

@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/bootwell/bootwell/internal/cli"
 	"github.com/bootwell/bootwell/internal/fleet"
 	"github.com/bootwell/bootwell/internal/release"
+	"github.com/bootwell/bootwell/internal/store"
 	"github.com/bootwell/bootwell/internal/trust"
 )
 
@@ -52,7 +54,7 @@ time are fetched.`,
 	fl.StringVar(&f.filter.State, "state", "", "only VMs in this `state`: ok, changed, applying, drifted, failed, stale, held")
 	fl.StringVar(&f.filter.Release, "release", "", "only VMs that have this `release`")
 	fl.BoolVar(&f.vms, "vms", false, "one line for each VM")
-	fl.BoolVar(&f.check, "check", false, "exit with 3 if a VM is failed, stale or unreadable")
+	fl.BoolVar(&f.check, "check", false, "exit with 3 if a VM is failed, stale or unreadable, or a mirror is behind")
 	fl.BoolVar(&f.plain, "plain", false, "with --vms: tab-separated, no header")
 	fl.StringVar(&f.channel, "channel", "stable", "the `channel` shown in the first line")
 	return c
@@ -69,25 +71,26 @@ func runStatus(ctx context.Context, s *cli.Session, f statusFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := w.connect(ctx); err != nil {
+	if err := w.connectAny(ctx); err != nil {
 		return err
 	}
 	defer func() { w.close() }()
-	ch, err := w.channelNow(ctx, f.channel)
+	v, ch, err := w.channelNow(ctx, f.channel)
 	if err != nil {
 		return err
 	}
-	st, err := w.collect(ctx, f.filter)
+	mirrors := w.compareMirrors(ctx, v, f.channel)
+	st, err := w.collect(ctx, f.filter, mirrors)
 	if err != nil {
 		return err
 	}
 	if st.Total == 0 && f.filter != (fleet.Filter{}) {
 		return cli.NoMatch("no VM matches that filter")
 	}
-	if err := w.showStatus(st, ch, f, time.Since(began)); err != nil {
+	if err := w.showStatus(st, ch, f, mirrors, time.Since(began)); err != nil {
 		return err
 	}
-	if f.check && !st.Healthy() {
+	if f.check && (!st.Healthy() || behind(mirrors) > 0 || w.bucketTrouble() != nil) {
 		return cli.Silent(cli.ErrUnhealthy)
 	}
 	return nil
@@ -95,41 +98,80 @@ func runStatus(ctx context.Context, s *cli.Session, f statusFlags) error {
 
 // channelNow returns the release the channel names; a project without one yet
 // still has a status.
-func (w *workspace) channelNow(ctx context.Context, name string) (*release.Channel, error) {
+func (w *workspace) channelNow(ctx context.Context, name string) (*trust.View, *release.Channel, error) {
 	v, err := w.view(ctx)
 	if errors.Is(err, trust.ErrNoRelease) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if errors.Is(err, trust.ErrExpired) {
 		w.s.Say("  %s %v; run: bootwell resign", w.s.Glyph("warning"), err)
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ch, err := w.store.Channel(ctx, v, w.proj.Name, name)
-	if errors.Is(err, trust.ErrNoRelease) {
-		return nil, nil
+	if errors.Is(err, trust.ErrNoRelease) || err != nil && w.bucketTrouble() != nil {
+		return v, nil, nil
 	}
-	return ch, err
+	return v, ch, err
 }
 
-func (w *workspace) collect(ctx context.Context, f fleet.Filter) (*fleet.Status, error) {
+// collect reads the reports of the bucket and of the mirrors to which VMs can
+// have reported while the bucket was away from them.
+func (w *workspace) collect(ctx context.Context, f fleet.Filter, mirrors []mirrorRow) (*fleet.Status, error) {
 	c := fleet.Collector{Now: time.Now(), Filter: f}
 	n := 0
-	for e, err := range w.store.Reports(ctx, filepath.Join(cacheDir(w.s), "reports", w.lock.Root.Hex())) {
-		if err != nil {
-			return nil, fmt.Errorf("read reports: %w", err)
+	var trouble error
+	failed := func(i int, err error) {
+		if i == 0 && w.main != nil && (len(mirrors) == 0 || !elsewhere(err)) || ctx.Err() != nil {
+			trouble = err
+			return
 		}
+		w.s.Say("  %s reports not read: %v", w.s.Glyph("warning"), err)
+	}
+	for e := range store.MergeReports(ctx, w.reportSources(mirrors), failed) {
 		c.Add(e)
 		n++
 		w.s.Update("  read %s", cli.Plural(n, "report"))
 	}
+	if trouble != nil {
+		return nil, fmt.Errorf("read reports: %w", trouble)
+	}
 	return c.Status(), nil
 }
 
-func (w *workspace) showStatus(st *fleet.Status, ch *release.Channel, f statusFlags, took time.Duration) error {
+// elsewhere reports whether a bucket that fails so may leave VMs to report to
+// another one.
+func elsewhere(err error) bool {
+	return errors.Is(err, bucket.ErrUnavailable) || errors.Is(err, bucket.ErrNoBucket) || errors.Is(err, bucket.ErrPermission)
+}
+
+// reportSources are the buckets in which reports of VMs can be, the project's
+// own first.
+func (w *workspace) reportSources(mirrors []mirrorRow) []store.ReportSource {
+	cache := filepath.Join(cacheDir(w.s), "reports", w.lock.Root.Hex())
+	var sources []store.ReportSource
+	if main := w.main; main != nil {
+		if w.bucketTrouble() != nil {
+			main = &store.Store{Bucket: bucket.Impatient(main.Bucket), Log: main.Log}
+		}
+		sources = append(sources, store.ReportSource{Store: main, CacheDir: cache})
+	}
+	for _, m := range mirrors {
+		if m.store != nil && !m.ReadOnly {
+			sources = append(sources, store.ReportSource{Store: m.store, CacheDir: filepath.Join(cache, "mirrors", release.DigestOf([]byte(m.URL)).Hex()[:16])})
+		}
+	}
+	return sources
+}
+
+func (w *workspace) showStatus(st *fleet.Status, ch *release.Channel, f statusFlags, mirrors []mirrorRow, took time.Duration) error {
 	s := w.s
+	trouble := w.bucketTrouble()
+	if trouble != nil {
+		s.Say("  %s %s: %v; read from mirrors", s.Glyph("warning"), withoutOptions(w.proj.Bucket), trouble)
+	}
 	if f.vms {
 		return showVMs(s, st, f.plain)
 	}
@@ -138,8 +180,13 @@ func (w *workspace) showStatus(st *fleet.Status, ch *release.Channel, f statusFl
 		Channel string `json:"channel"`
 		Release string `json:"release,omitempty"`
 		*fleet.Status
-	}{w.proj.Name, f.channel, "", st}
+		Mirrors []mirrorRow `json:"mirrors,omitempty"`
+		Trouble string      `json:"bucket_error,omitempty"`
+	}{w.proj.Name, f.channel, "", st, mirrors, ""}
 	head := "nothing published"
+	if trouble != nil {
+		doc.Trouble, head = fleet.Clean(trouble.Error(), 400), "the release is not known"
+	}
 	if ch != nil {
 		doc.Release, head = ch.Release, ch.Name+" "+ch.Release
 	}
@@ -148,12 +195,14 @@ func (w *workspace) showStatus(st *fleet.Status, ch *release.Channel, f statusFl
 	}
 	s.Printf("%s · %s · %s · read in %.1f s\n", w.proj.Name, head, cli.Plural(st.Total, "VM"), took.Seconds())
 	if st.Total == 0 && len(st.Unread) == 0 {
+		showMirrors(s, mirrors, st.Generated)
 		s.Say("No VM has reported yet.")
 		s.Say("Next:  bootwell user-data ROLE   and give that text to a VM")
 		return nil
 	}
 	s.Printf("\n%s", roleCounts(st))
 	showTrouble(s, st)
+	showMirrors(s, mirrors, st.Generated)
 	switch {
 	case len(st.Failures) > 0:
 		s.Screen("\nNext:  bootwell status --vms --state failed · bootwell logs %s", st.Failures[0].Example)
@@ -309,8 +358,9 @@ func showVMs(s *cli.Session, st *fleet.Status, plain bool) error {
 	return nil
 }
 
-// openReport reads the last report of one VM.
-func openReport(ctx context.Context, s *cli.Session, name string) (*workspace, *release.Report, error) {
+// openReport reads the last report of one VM, from wherever it sent it to, and
+// returns the buckets in which its logs can be: that of the report first.
+func openReport(ctx context.Context, s *cli.Session, name string) ([]*store.Store, *release.Report, error) {
 	if !release.ValidVM(name) {
 		return nil, nil, cli.Usage(fmt.Sprintf("%q cannot be a VM's name", name), "see them with: bootwell status --vms")
 	}
@@ -318,17 +368,37 @@ func openReport(ctx context.Context, s *cli.Session, name string) (*workspace, *
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := w.connect(ctx); err != nil {
+	if err := w.connectAny(ctx); err != nil {
 		return nil, nil, err
 	}
-	r, err := w.store.Report(ctx, name)
+	stores := w.reportStores(ctx)
+	e, at, err := store.NewestReport(ctx, stores, name)
 	if errors.Is(err, bucket.ErrNotExist) {
 		return nil, nil, cli.Hint(cli.NoMatch("no VM called %s has reported", name), "see them with: bootwell status --vms")
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("read report of %s: %w", name, err)
+		return nil, nil, err
 	}
-	return w, r, nil
+	stores[0], stores[at] = stores[at], stores[0]
+	return stores, e.Report, nil
+}
+
+// reportStores opens the bucket and the mirrors that VMs can write to.
+func (w *workspace) reportStores(ctx context.Context) []*store.Store {
+	if len(w.proj.Mirrors) == 0 {
+		return []*store.Store{w.store}
+	}
+	var stores []*store.Store
+	if w.main != nil {
+		stores = append(stores, &store.Store{Bucket: bucket.Impatient(w.main.Bucket), Log: w.s.Logger()})
+	}
+	for _, url := range w.proj.Mirrors {
+		b, err := w.s.Open(ctx, url)
+		if err == nil && !b.Caps().ReadOnly {
+			stores = append(stores, &store.Store{Bucket: bucket.Impatient(b), Log: w.s.Logger()})
+		}
+	}
+	return stores
 }
 
 func runStatusVM(ctx context.Context, s *cli.Session, name string) error {
@@ -357,7 +427,7 @@ func newLogsCmd(s *cli.Session) *cobra.Command {
 }
 
 func runLogs(ctx context.Context, s *cli.Session, name, run string) error {
-	w, r, err := openReport(ctx, s, name)
+	stores, r, err := openReport(ctx, s, name)
 	if err != nil {
 		return err
 	}
@@ -368,7 +438,7 @@ func runLogs(ctx context.Context, s *cli.Session, name, run string) error {
 		}
 		return cli.Hint(cli.NoMatch("%s has sent no log", name), "logs are sent when a run changes something or fails; on the VM: bootwell-agent logs")
 	}
-	text, err := w.store.RunLog(ctx, name, b.Log)
+	text, err := logOf(ctx, stores, name, b)
 	if err != nil {
 		return fmt.Errorf("read log of %s: %w", name, err)
 	}
@@ -378,6 +448,21 @@ func runLogs(ctx context.Context, s *cli.Session, name, run string) error {
 	s.Say("run %s of %s: %s %s, %s", fleet.Clean(b.ID, 40), name, fleet.Clean(b.Release, 16), fleet.Clean(b.Result, 16), b.Started.UTC().Format(time.RFC3339))
 	s.Printf("%s", cli.CleanText(text))
 	return nil
+}
+
+// logOf reads the log of a run. With several buckets a slot for logs holds another
+// run in each; the first line tells.
+func logOf(ctx context.Context, stores []*store.Store, vm string, run release.RunBrief) ([]byte, error) {
+	text, err := stores[0].RunLog(ctx, vm, run.Log)
+	for _, s := range stores[1:] {
+		if err == nil && bytes.HasPrefix(text, []byte("--- run "+run.ID+" ")) {
+			break
+		}
+		if other, oerr := s.RunLog(ctx, vm, run.Log); oerr == nil && (err != nil || bytes.HasPrefix(other, []byte("--- run "+run.ID+" "))) {
+			text, err = other, nil
+		}
+	}
+	return text, err
 }
 
 // pickLog finds the newest run with a log, or the one whose id starts with run.

@@ -34,6 +34,7 @@ type workspace struct {
 	url   string
 	b     bucket.Bucket
 	store *store.Store
+	main  *store.Store // only of the project's bucket, where store is of its mirrors too; nil: it cannot be opened
 	close func()
 }
 
@@ -98,6 +99,45 @@ func (w *workspace) open(ctx context.Context) error {
 	}
 	w.b = b
 	w.store = &store.Store{Bucket: b, Log: w.s.Logger()}
+	w.main = w.store
+	return nil
+}
+
+// connectAny is connect for a command that only reads: it can do with a mirror
+// when the bucket is away.
+func (w *workspace) connectAny(ctx context.Context) error {
+	err := w.connect(ctx)
+	if len(w.proj.Mirrors) == 0 || w.lock.Root.IsZero() {
+		return err
+	}
+	list := []bucket.Mirror{{URL: w.url, Bucket: w.b, Err: err}}
+	usable := err == nil
+	for _, url := range w.proj.Mirrors {
+		m := bucket.Mirror{URL: url}
+		if m.Bucket, m.Err = w.s.Open(ctx, url); m.Err != nil {
+			m.Bucket = nil
+		}
+		usable = usable || m.Bucket != nil
+		list = append(list, m)
+	}
+	if !usable {
+		return err
+	}
+	w.b = bucket.Mirrors(list, store.Optional)
+	w.store = &store.Store{Bucket: w.b, Log: w.s.Logger()}
+	return nil
+}
+
+// bucketTrouble returns what was found wrong with the project's bucket itself
+// while its mirrors helped out.
+func (w *workspace) bucketTrouble() error {
+	if m, several := bucket.As[*bucket.Mirrored](w.b); several {
+		for _, t := range m.Troubles() {
+			if t.Index == 0 {
+				return t.Err
+			}
+		}
+	}
 	return nil
 }
 
@@ -129,7 +169,17 @@ func (w *workspace) view(ctx context.Context) (*trust.View, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := c.Refresh(ctx)
+	var v *trust.View
+	err = store.ReadAny(ctx, w.b, func() (err error) {
+		v, err = c.Refresh(ctx)
+		return err
+	})
+	if len(w.proj.Mirrors) > 0 && err != nil && errors.Is(err, bucket.ErrUnavailable) {
+		if last, lerr := c.Last(); lerr == nil {
+			w.s.Say("  %s no bucket has the newest state: going by what was verified here last", w.s.Glyph("warning"))
+			v, err = last, nil
+		}
+	}
 	if err != nil {
 		w.close()
 		w.close = func() {}
