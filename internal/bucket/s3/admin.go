@@ -186,7 +186,7 @@ func (b *Bucket) ask(ctx context.Context, q question) ([]byte, error) {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAdminAnswer))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", bucket.ErrUnavailable, wire.Classify(ctx, err))
+		return nil, wire.Classify(ctx, err)
 	}
 	if resp.StatusCode/100 != 2 {
 		return nil, answerError(resp, body)

@@ -44,16 +44,6 @@ func (b *Bucket) fail(ctx context.Context, op, key string, c bucket.Condition, e
 	return fmt.Errorf("%s: status %d: %s", where, answer.StatusCode, text)
 }
 
-// failList is fail for a page of a listing. A page that broke off can be asked
-// for again, unlike the rest of a body.
-func (b *Bucket) failList(ctx context.Context, prefix string, err error) error {
-	err = b.fail(ctx, "list", prefix, bucket.Condition{}, err)
-	if errors.Is(err, bucket.ErrTruncated) {
-		return fmt.Errorf("%w: %w", bucket.ErrUnavailable, err)
-	}
-	return err
-}
-
 func classified(err error) bool {
 	for _, s := range []error{bucket.ErrPermission, bucket.ErrUnavailable, bucket.ErrTruncated, bucket.ErrUnsupported} {
 		if errors.Is(err, s) {

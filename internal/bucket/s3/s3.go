@@ -219,7 +219,7 @@ func (b *Bucket) List(ctx context.Context, prefix, after string) iter.Seq2[bucke
 		}
 		for info := range b.core.ListObjectsIter(ctx, b.at.Bucket, opts) {
 			if info.Err != nil {
-				yield(bucket.Object{}, b.failList(ctx, prefix, info.Err))
+				yield(bucket.Object{}, b.fail(ctx, "list", prefix, bucket.Condition{}, info.Err))
 				return
 			}
 			key, ok := strings.CutPrefix(info.Key, b.prefix)

@@ -69,10 +69,10 @@ func readBounded(name string, limit int64) ([]byte, error) {
 	return data, err
 }
 
-// Classify gives an error of a round trip or a body its place in the vocabulary:
-// ctx's own error when ctx is done, ErrTruncated when a body broke off (and not
-// the answer before it: that is a *url.Error), else ErrUnavailable. The words of
-// the cause stay, without the URL.
+// Classify gives an error on the way its place in the vocabulary: ctx's own error
+// when ctx is done, else ErrUnavailable, also for an answer that broke off: it can
+// be asked for again. The words of the cause stay, without the URL. The body of
+// an object is another matter: see [bucket.NewBody].
 func Classify(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
@@ -81,12 +81,8 @@ func Classify(ctx context.Context, err error) error {
 		return done
 	}
 	var ue *url.Error
-	roundTrip := errors.As(err, &ue)
-	if roundTrip {
+	if errors.As(err, &ue) {
 		err = ue.Err
-	}
-	if errors.Is(err, io.ErrUnexpectedEOF) && !roundTrip {
-		return fmt.Errorf("%w: %w", bucket.ErrTruncated, err)
 	}
 	var cert *tls.CertificateVerificationError
 	if errors.As(err, &cert) {
