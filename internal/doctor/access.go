@@ -30,6 +30,7 @@ type Signer interface {
 type access struct {
 	usable  bool
 	root    []byte // of 1.root.json; nil: not there, or not to be read
+	etag    string // of that object
 	err     error  // why root is nil
 	source  string // of the credentials; "": not known
 	trouble Finding
@@ -39,7 +40,9 @@ type access struct {
 func (p *Probe) access(ctx context.Context, t Target) *access {
 	a := &access{}
 	within(ctx, p, func(ctx context.Context) (none struct{}) {
-		a.root, _, a.err = bucket.ReadAll(ctx, t.Bucket, rootKey, bucket.GetOptions{}, maxRoot)
+		var obj bucket.Object
+		a.root, obj, a.err = bucket.ReadAll(ctx, t.Bucket, rootKey, bucket.GetOptions{}, maxRoot)
+		a.etag = obj.ETag
 		return
 	})
 	if s, ok := bucket.As[Signer](t.Bucket); ok {

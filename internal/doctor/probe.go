@@ -149,11 +149,11 @@ func (p *Probe) look(ctx context.Context, t Target) Findings {
 	go func() { later <- p.contents(ctx, t, a) }()
 	switch {
 	case p.For == VM:
-		fs = append(fs, p.vmRights(ctx, t)...)
+		fs = append(fs, p.vmRights(ctx, t, a)...)
 	case p.For == Reader:
 		fs = append(fs, p.readerRights(ctx, t)...)
 	default:
-		fs = append(fs, p.publisherRights(ctx, t)...)
+		fs = append(fs, p.publisherRights(ctx, t, a)...)
 	}
 	if p.Setup != nil {
 		fs = append(fs, within(ctx, p, func(ctx context.Context) Findings { return p.Setup(ctx, t) })...)

@@ -14,10 +14,6 @@ import (
 	"github.com/bootwell/bootwell/internal/bucket"
 )
 
-// never is an ETag that no object has: too short for a digest, too small for a
-// count of nanoseconds or a generation.
-const never = "1"
-
 // racers is how many writers race for one object.
 const racers = 4
 
@@ -29,7 +25,7 @@ func (p *Probe) readerRights(ctx context.Context, t Target) Findings {
 
 // publisherRights are those that publish and status need, and whether the
 // bucket keeps its promises.
-func (p *Probe) publisherRights(ctx context.Context, t Target) Findings {
+func (p *Probe) publisherRights(ctx context.Context, t Target, a *access) Findings {
 	fs := Findings{p.read(ctx, t)}
 	if t.Bucket.Caps().ReadOnly {
 		return append(fs, bad("write", Problem, "read_only", "a web server is only read: listing, writing and deleting are not probed",
@@ -45,7 +41,7 @@ func (p *Probe) publisherRights(ctx context.Context, t Target) Findings {
 	if fs.Has("no_conditions") {
 		return append(fs, unknown("write tuf/", "not_asked", "not probed: a condition that cannot hold is what protects the try"))
 	}
-	return append(fs, p.signedPart(ctx, t))
+	return append(fs, p.signedPart(ctx, t, a))
 }
 
 func (p *Probe) read(ctx context.Context, t Target) Finding {
@@ -185,42 +181,69 @@ func (o *own) clear(ctx context.Context) error {
 
 // signedPart tries to write below tuf/ with a condition that cannot hold, and
 // the bytes that are there anyway.
-func (p *Probe) signedPart(ctx context.Context, t Target) Finding {
+func (p *Probe) signedPart(ctx context.Context, t Target, a *access) Finding {
 	const check = "write tuf/"
+	if why := a.cannotTry(t); why != "" {
+		return unknown(check, "not_asked", "not probed: %s", why)
+	}
 	return within(ctx, p, func(ctx context.Context) Finding {
-		may, why, err := mayOverwrite(ctx, t.Bucket, rootKey, nil)
-		switch {
-		case err != nil && errors.Is(err, bucket.ErrPermission):
-			return p.denied(t, check, Problem, "write below tuf/", writing, "tuf/", err)
+		switch may, err := a.try(ctx, t, rootKey, a.root); {
 		case may:
 			return ok(check, "allowed (tried, and nothing was written)")
+		case errors.Is(err, bucket.ErrPermission):
+			return p.denied(t, check, Problem, "write below tuf/", writing, "tuf/", err)
+		default:
+			return failed(check, err)
 		}
-		return unknown(check, "not_asked", "not probed: %s", why)
 	})
 }
 
-// mayOverwrite asks whether this identity may write key, without changing it:
-// it puts the bytes that the object has (body; nil: they are read) on the
-// condition of an ETag that no object has. A server checks rights before
-// conditions. Even one that ignores the condition leaves the object as it is.
-// err is a refusal; why says what kept it from asking.
-func mayOverwrite(ctx context.Context, b bucket.Bucket, key string, body []byte) (may bool, why string, err error) {
-	if !b.Caps().IfMatch {
-		return false, "this kind of bucket has no conditional writes, so trying would be writing", nil
-	}
-	if body == nil {
-		if body, _, err = bucket.ReadAll(ctx, b, key, bucket.GetOptions{}, maxRoot); err != nil {
-			return false, "there is no " + key + " to try it with", nil
-		}
-	}
-	_, err = b.Put(ctx, key, bytes.NewReader(body), bucket.Condition{IfMatch: never})
+// cannotTry says why try can not be used; "": it can.
+func (a *access) cannotTry(t Target) string {
 	switch {
-	case err == nil, errors.Is(err, bucket.ErrPrecondition), errors.Is(err, bucket.ErrNotExist):
-		return true, "", nil
-	case errors.Is(err, bucket.ErrPermission):
-		return false, "", err
+	case !t.Bucket.Caps().IfMatch:
+		return "this kind of bucket has no conditional writes, so trying would be writing"
+	case a.root == nil:
+		return "there is no " + rootKey + " to try it with"
+	case another(a.etag) == "":
+		return "the bucket gives objects no ETags"
 	}
-	return false, said(err), nil
+	return ""
+}
+
+// try asks whether this identity may write key, without changing it: it puts
+// the bytes that the object has on the condition of an ETag that it has not. A
+// server checks rights before conditions. Even one that ignores the condition
+// leaves the object as it is.
+func (a *access) try(ctx context.Context, t Target, key string, body []byte) (may bool, err error) {
+	_, err = t.Bucket.Put(ctx, key, bytes.NewReader(body), bucket.Condition{IfMatch: another(a.etag)})
+	return err == nil || kept(err), err
+}
+
+// kept reports whether a write was refused because of its condition alone.
+func kept(err error) bool {
+	return errors.Is(err, bucket.ErrPrecondition) || errors.Is(err, bucket.ErrNotExist)
+}
+
+// another returns an ETag in the same form with another last digit. Some
+// providers do not ask the server about one that they never gave out. "" if
+// there is no digit.
+func another(etag string) string {
+	b := []byte(etag)
+	for i := len(b) - 1; i >= 0; i-- {
+		switch c := b[i]; {
+		case c >= '0' && c < '9' || c >= 'a' && c < 'f' || c >= 'A' && c < 'F':
+			b[i]++
+		case c == '9':
+			b[i] = '0'
+		case c == 'f' || c == 'F':
+			b[i] -= 'f' - 'a'
+		default:
+			continue
+		}
+		return string(b)
+	}
+	return ""
 }
 
 // conditions finds out whether conditional writes do what they promise: some

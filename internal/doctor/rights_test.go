@@ -18,7 +18,9 @@ import (
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/azblob"
 	"github.com/bootwell/bootwell/internal/bucket/buckettest"
+	"github.com/bootwell/bootwell/internal/bucket/gcs"
 )
 
 // rule allows an action below prefixes of fleet/prod.
@@ -396,4 +398,93 @@ func TestCannotRemove(t *testing.T) {
 	faults := bucket.NewFaults(mem, bucket.Fault{Method: "Delete", Skip: 1, Err: errors.New("the store is in a bad mood")})
 	fs := (&Probe{}).Look(t.Context(), Target{URL: "s3://fleet/prod", Bucket: faults, Anchor: proj.anchor})
 	is(t, fs, "delete", Problem, "failed")
+}
+
+func TestAnother(t *testing.T) {
+	for etag, want := range map[string]string{
+		"d41d8cd98f00b204e9800998ecf8427e": "d41d8cd98f00b204e9800998ecf8427f", "g1763823119000129": "g1763823119000120", "0x8DC0": "0x8DC1",
+		"abc-2": "abc-3", "xyzf": "xyza", "F\"": "A\"", "": "", "-xyz": "",
+	} {
+		if got := another(etag); got != want {
+			t.Errorf("%q becomes %q, want %q", etag, got, want)
+		}
+	}
+}
+
+// cloud is a kind of bucket with three identities: one that may do all, a VM
+// with the least rights, and one that only reads.
+type cloud struct {
+	url              string
+	all, vm, reading bucket.Bucket
+}
+
+func must[B bucket.Bucket](t *testing.T) func(b B, err error) bucket.Bucket {
+	return func(b B, err error) bucket.Bucket {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+}
+
+func google(t *testing.T) cloud {
+	srv := buckettest.StartGCS(t, buckettest.GCSConfig{})
+	srv.CreateBucket("fleet")
+	open := func(grants ...buckettest.GCSGrant) bucket.Bucket {
+		return must[*gcs.Bucket](t)(gcs.Open(t.Context(), srv.URL("fleet", "prod"), gcs.Options{Sources: []gcs.Source{gcs.Static(srv.Token(grants...))}}))
+	}
+	read := buckettest.GCSGrant{Permissions: []string{"storage.objects.get"}, Below: []string{"prod/tuf/"}}
+	return cloud{
+		srv.URL("fleet", "prod"), open(buckettest.GCSGrant{}),
+		open(read, buckettest.GCSGrant{Permissions: []string{"storage.objects.create", "storage.objects.delete", "storage.objects.get"}, Below: []string{"prod/reports/vm1/"}}), open(read),
+	}
+}
+
+func azure(t *testing.T) cloud {
+	srv := buckettest.StartAzurite(t, buckettest.AzuriteConfig{})
+	srv.CreateContainer("fleet", "")
+	open := func(s azblob.Source) bucket.Bucket {
+		return must[*azblob.Bucket](t)(azblob.Open(t.Context(), srv.URL("fleet", "prod"), azblob.Options{Sources: []azblob.Source{s}}))
+	}
+	// A SAS cannot be confined to a folder.
+	return cloud{srv.URL("fleet", "prod"), open(azblob.SharedKey(buckettest.AzureKey)), nil, open(azblob.SAS(srv.SAS("fleet", "r", time.Now().Add(time.Hour))))}
+}
+
+// TestOtherClouds: a try on a condition that cannot hold is answered by each
+// kind of server according to the rights, and changes nothing.
+func TestOtherClouds(t *testing.T) {
+	for name, start := range map[string]func(*testing.T) cloud{"google": google, "azure": azure} {
+		t.Run(name, func(t *testing.T) {
+			c := start(t)
+			proj := newProject(t, c.all)
+			report := []byte(`{"vm":"vm1"}`)
+			buckettest.Put(t, c.all, "reports/vm1/report.json", report)
+			before := contents(t, c.all)
+			look := func(who Audience, b bucket.Bucket) Findings {
+				return (&Probe{For: who, VM: "vm1", Report: report, Setup: Setup}).Look(t.Context(), Target{URL: c.url, Bucket: b, Anchor: proj.anchor})
+			}
+			all := look(Publisher, c.all)
+			for _, check := range []string{"endpoint", "clock", "read", "list packs/", "write", "delete", "conditions", "write tuf/", "signatures"} {
+				if f := find(t, all, check); f.Status != OK && f.Cause != "no_tls" {
+					t.Errorf("who may do all: %+v", f)
+				}
+			}
+			is(t, look(VM, c.all), "write others", Warning, "too_many_rights")
+			is(t, look(Publisher, c.reading), "delete", Problem, "denied")
+			is(t, look(Publisher, c.reading), "write tuf/", Problem, "denied")
+			mute := look(VM, c.reading)
+			is(t, mute, "write report", Problem, "denied")
+			is(t, mute, "write others", OK, "")
+			if c.vm != nil {
+				least := look(VM, c.vm)
+				is(t, least, "write report", OK, "")
+				is(t, least, "write others", OK, "")
+			}
+			if after := contents(t, c.all); !maps.Equal(before, after) {
+				t.Errorf("the bucket had %v and has %v", before, after)
+			}
+			golden(t, all)
+		})
+	}
 }

@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"bytes"
 	"context"
 	"errors"
 
@@ -13,30 +12,33 @@ const nobody = "bootwell-doctor-nobody"
 
 // vmRights are those that an agent needs, and those that it must not have.
 // Nothing is written: each try is on a condition that cannot hold.
-func (p *Probe) vmRights(ctx context.Context, t Target) Findings {
+func (p *Probe) vmRights(ctx context.Context, t Target, a *access) Findings {
 	fs := Findings{p.read(ctx, t)}
 	if t.Bucket.Caps().ReadOnly {
 		return append(fs, ok("write report", "a web server is only read: this VM sends no reports, and writing is not probed"))
 	}
-	own, honest := p.ownReport(ctx, t)
-	return append(fs, own, p.elsewhere(ctx, t, honest))
+	own, honest := p.ownReport(ctx, t, a)
+	return append(fs, own, p.elsewhere(ctx, t, a, honest))
 }
 
 // ownReport tries to write this VM's report. honest is true when the store was
 // seen to keep the condition.
-func (p *Probe) ownReport(ctx context.Context, t Target) (f Finding, honest bool) {
+func (p *Probe) ownReport(ctx context.Context, t Target, a *access) (f Finding, honest bool) {
 	const check = "write report"
 	if p.VM == "" || p.Report == nil {
 		return unknown(check, "not_asked", "not probed before the first run of this VM has ended"), false
 	}
-	if !t.Bucket.Caps().IfMatch {
-		return unknown(check, "not_asked", "not probed: this kind of bucket has no conditional writes, so trying would be writing; the last run tells"), false
+	if why := a.cannotTry(t); why != "" {
+		return unknown(check, "not_asked", "not probed: %s; the last run tells", why), false
 	}
 	key := "reports/" + p.VM + "/report.json"
-	err := within(ctx, p, func(ctx context.Context) error { return tryPut(ctx, t.Bucket, key, p.Report) })
+	err := within(ctx, p, func(ctx context.Context) error {
+		_, err := a.try(ctx, t, key, p.Report)
+		return err
+	})
 	switch {
-	case errors.Is(err, bucket.ErrPrecondition), errors.Is(err, bucket.ErrNotExist):
-		return ok(check, "%s (tried with a condition that cannot hold)", key), true
+	case kept(err):
+		return ok(check, "%s (tried, and nothing was written)", key), true
 	case err == nil:
 		return bad(check, Warning, "no_conditions", key+": the store ignored the condition of the try, and holds the same report again",
 			"publish from one place at a time: compare-and-swap does not hold in this store"), false
@@ -47,46 +49,37 @@ func (p *Probe) ownReport(ctx context.Context, t Target) (f Finding, honest bool
 }
 
 // elsewhere tries what a VM must not do: write what is signed, or the report of
-// another.
-func (p *Probe) elsewhere(ctx context.Context, t Target, honest bool) Finding {
+// another. The other's report would be a new object where a store ignores
+// conditions, so that is tried only in one that was honest.
+func (p *Probe) elsewhere(ctx context.Context, t Target, a *access, honest bool) Finding {
 	const check = "write others"
+	if why := a.cannotTry(t); why != "" {
+		return unknown(check, "not_asked", "not probed: %s", why)
+	}
+	places := []struct{ what, key, body string }{{"tuf/", rootKey, string(a.root)}}
+	if honest {
+		places = append(places, struct{ what, key, body string }{"the reports of other VMs", "reports/" + nobody + "/report.json", "{}"})
+	}
 	return within(ctx, p, func(ctx context.Context) Finding {
-		var may []string
-		asked := 0
-		can, why, err := mayOverwrite(ctx, t.Bucket, rootKey, nil)
-		if can {
-			may = append(may, "tuf/")
-		}
-		if can || err != nil {
-			asked++
-		}
-		// The other's report would be a new object where a store ignores
-		// conditions.
-		if honest {
-			switch err := tryPut(ctx, t.Bucket, "reports/"+nobody+"/report.json", []byte("{}")); {
-			case errors.Is(err, bucket.ErrPrecondition), errors.Is(err, bucket.ErrNotExist), err == nil:
-				may, asked = append(may, "the reports of other VMs"), asked+1
+		var may, not []string
+		for _, at := range places {
+			switch can, err := a.try(ctx, t, at.key, []byte(at.body)); {
+			case can:
+				may = append(may, at.what)
 			case errors.Is(err, bucket.ErrPermission):
-				asked++
+				not = append(not, at.what)
+			default:
+				return failed(check, err)
 			}
 		}
-		switch {
-		case len(may) > 0:
+		if len(may) > 0 {
 			return bad(check, Warning, "too_many_rights", "this VM may also write "+join(may)+": who breaks into one VM can hide what others say, or stop all updates (signatures keep it from changing what they run)",
 				"give VMs only the rights that bootwell policy prints: read releases, write below reports/<themselves>/ and logs/<themselves>/")
-		case asked == 2:
-			return ok(check, "refused for tuf/ and the reports of other VMs, as it should be")
-		case asked == 1 && err != nil:
-			return ok(check, "refused for tuf/, as it should be; the reports of other VMs are not probed")
-		case asked == 1:
-			return ok(check, "refused for the reports of other VMs, as it should be; tuf/ is not probed")
 		}
-		return unknown(check, "not_asked", "not probed: %s", why)
+		text := "refused for " + join(not) + ", as it should be"
+		if !honest {
+			text += "; the reports of other VMs are not probed"
+		}
+		return ok(check, "%s", text)
 	})
-}
-
-// tryPut puts on a condition that cannot hold.
-func tryPut(ctx context.Context, b bucket.Bucket, key string, body []byte) error {
-	_, err := b.Put(ctx, key, bytes.NewReader(body), bucket.Condition{IfMatch: never})
-	return err
 }
