@@ -81,7 +81,7 @@ func Mirrors(list []Mirror, optional func(key string) bool) *Mirrored {
 		s := &mirrorSource{url: l.URL, tag: hex.EncodeToString(sum[:4]) + "."}
 		if l.Bucket == nil {
 			s.caps = Caps{ReadOnly: true, NoList: true}
-			s.trouble = fmt.Errorf("open bucket: %w", orUnavailable(l.Err))
+			s.trouble = orUnavailable(l.Err)
 			s.unread = true
 		} else {
 			s.quick, s.patient, s.caps = Impatient(l.Bucket), l.Bucket, l.Bucket.Caps()

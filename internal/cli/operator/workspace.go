@@ -174,7 +174,7 @@ func (w *workspace) view(ctx context.Context) (*trust.View, error) {
 		v, err = c.Refresh(ctx)
 		return err
 	})
-	if len(w.proj.Mirrors) > 0 && err != nil && errors.Is(err, bucket.ErrUnavailable) {
+	if len(w.proj.Mirrors) > 0 && err != nil && elsewhere(err) {
 		if last, lerr := c.Last(); lerr == nil {
 			w.s.Say("  %s no bucket has the newest state: going by what was verified here last", w.s.Glyph("warning"))
 			v, err = last, nil
