@@ -2,6 +2,7 @@ package userdata
 
 import (
 	"fmt"
+	"maps"
 	"net/url"
 	"regexp"
 	"slices"
@@ -77,6 +78,10 @@ func parseSource(bucket string) (source, error) {
 	if err != nil {
 		return source{}, err
 	}
+	// A host can be spelt so that it has other characters only now.
+	if !plainURL.MatchString(s.agents) || !plainURL.MatchString(s.args) {
+		return fail("%.80q: write the host's name in ASCII", bucket)
+	}
 	s.ca = u.Query().Get("ca")
 	return s, nil
 }
@@ -107,6 +112,9 @@ func sourceOf(u *url.URL, dir string) (source, error) {
 // secretKey matches query keys under which clients put what must stay secret.
 var secretKey = regexp.MustCompile(`(?i)secret|token|passw|key|credential|signature|^sig$|^se?$|_sig$`)
 
+// plainURL matches what stands in Python as it is.
+var plainURL = regexp.MustCompile(`^[!-~]*$`)
+
 // caPattern matches the path of a file on the VM.
 var caPattern = regexp.MustCompile(`^/[A-Za-z0-9._/@+-]{1,200}$`)
 
@@ -116,11 +124,12 @@ func checkQuery(u *url.URL) error {
 	if err != nil {
 		return fmt.Errorf("bucket: the part after ? is not key=value: %w", ErrConfig)
 	}
-	known := options[u.Scheme]
-	for k, v := range q {
-		switch {
-		case secretKey.MatchString(k):
-			return fmt.Errorf("bucket: %.40q looks like a secret, which everyone on the VM could read; remove it: %w", k, ErrConfig)
+	known, names := options[u.Scheme], slices.Sorted(maps.Keys(q))
+	if i := slices.IndexFunc(names, secretKey.MatchString); i >= 0 {
+		return fmt.Errorf("bucket: %.40q looks like a secret, which everyone on the VM could read; remove it: %w", names[i], ErrConfig)
+	}
+	for _, k := range names {
+		switch v := q[k]; {
 		case len(known) == 0:
 			return fmt.Errorf("bucket: %s:// takes no options on a VM, remove %.40q: %w", u.Scheme, k, ErrConfig)
 		case !slices.Contains(known, k) || len(v) != 1 || v[0] == "":

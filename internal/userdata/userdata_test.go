@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -189,55 +190,57 @@ func TestGenerate_Refuses(t *testing.T) {
 		change func(*Config)
 		want   string
 	}{
-		"no project":       {func(c *Config) { c.Project = "" }, "project"},
-		"role with quotes": {func(c *Config) { c.Role = `we"b` }, "role"},
-		"role of lines":    {func(c *Config) { c.Role = "web\nroot: x" }, "role"},
-		"channel":          {func(c *Config) { c.Channel = "Stable" }, "channel"},
-		"no root":          {func(c *Config) { c.Root = release.Digest{} }, "root"},
-		"no agents":        {func(c *Config) { c.Agents = nil }, "none is pinned"},
-		"unknown CPU":      {func(c *Config) { c.Agents = map[string]release.Digest{"mips": c.Root} }, "mips"},
-		"agent unpinned":   {func(c *Config) { c.Agents["arm64"] = release.Digest{} }, "arm64"},
-		"unknown cloud":    {func(c *Config) { c.Cloud = "aws2" }, "aws2"},
-		"unknown format":   {func(c *Config) { c.Format = "gzip" }, "cloud-config, script or mime"},
-		"password":         {func(c *Config) { c.Bucket = "https://joe:hunter2@host/b" }, "holds credentials"},
-		"user of s3":       {func(c *Config) { c.Bucket = "s3://AKIA:hunter2@acme" }, "holds credentials"},
-		"secret option":    {func(c *Config) { c.Bucket = "s3://acme?secret_key=hunter2" }, "looks like a secret"},
-		"signed URL":       {func(c *Config) { c.Bucket = "https://host/b?sig=hunter2" }, "looks like a secret"},
-		"option of https":  {func(c *Config) { c.Bucket = "https://host/b?region=x" }, "one of ca, once"},
-		"option of file":   {func(c *Config) { c.Bucket = "file:///b?ca=/c" }, "takes no options"},
-		"user of endpoint": {func(c *Config) { c.Bucket = "s3://acme?endpoint=https://joe:hunter2@host" }, "endpoint"},
-		"endpoint":         {func(c *Config) { c.Bucket = "s3://acme?endpoint=ftp://host" }, "endpoint"},
-		"endpoint path":    {func(c *Config) { c.Bucket = "s3://acme?endpoint=http://host/b" }, "endpoint"},
-		"unknown option":   {func(c *Config) { c.Bucket = "s3://acme?regoin=x" }, "regoin"},
-		"option twice":     {func(c *Config) { c.Bucket = "s3://acme?region=x&region=y" }, "once"},
-		"path style":       {func(c *Config) { c.Bucket = "s3://acme?path_style=maybe" }, "path_style"},
-		"certificates":     {func(c *Config) { c.Bucket = "https://host/b?ca=ca.pem" }, "a file on the VM"},
-		"no container":     {func(c *Config) { c.Bucket = "az://acme" }, "az://account/container"},
-		"account":          {func(c *Config) { c.Bucket = "az://Acme_store/prod" }, "az://account/container"},
-		"account key":      {func(c *Config) { c.Bucket = "az://acme/prod?account_key=hunter2" }, "looks like a secret"},
-		"SAS":              {func(c *Config) { c.Bucket = "az://acme/prod?sv=2021-08-06&sig=hunter2" }, "one of ca, client_id, endpoint"},
-		"identity":         {func(c *Config) { c.Bucket = "az://acme/prod?client_id=%22" }, "client_id"},
-		"Google bucket":    {func(c *Config) { c.Bucket = "gs://AcmE" }, "gs://name"},
-		"Google region":    {func(c *Config) { c.Bucket = "gs://acme?region=eu" }, "one of ca, endpoint"},
-		"container":        {func(c *Config) { c.Bucket = "swift:///prod" }, "swift://container"},
-		"Keystone":         {func(c *Config) { c.Bucket = "swift://fleet?auth=ftp://host" }, "auth must be"},
-		"Keystone user":    {func(c *Config) { c.Bucket = "swift://fleet?auth=https://joe:hunter2@host/v3" }, "auth must be"},
-		"storage and auth": {func(c *Config) { c.Bucket = "swift://fleet?auth=https://h/v3&storage=https://h/v1/AUTH_a" }, "stands without auth"},
-		"interface":        {func(c *Config) { c.Bucket = "swift://fleet?interface=publicURL" }, "interface=public"},
-		"temporary URL":    {func(c *Config) { c.Bucket = "https://h/v1/AUTH_a/c?temp_url_sig=hunter2" }, "looks like a secret"},
-		"secret of mirror": {func(c *Config) { c.Mirrors = []string{"https://host/b?sig=hunter2"} }, "looks like a secret"},
-		"many mirrors":     {func(c *Config) { c.Mirrors = make([]string, 9) }, "9 are over 8"},
-		"unknown scheme":   {func(c *Config) { c.Bucket = "ftp://acme/prod" }, "use s3://"},
-		"no scheme":        {func(c *Config) { c.Bucket = "acme/prod" }, "use s3://"},
-		"relative folder":  {func(c *Config) { c.Bucket = "file://./bucket" }, "file:///path"},
-		"no folder":        {func(c *Config) { c.Bucket = "file:///" }, "file:///path"},
-		"no host":          {func(c *Config) { c.Bucket = "https:///b" }, "names no host"},
-		"parent folder":    {func(c *Config) { c.Bucket = "s3://acme/../b" }, ".."},
-		"shell":            {func(c *Config) { c.Bucket = "s3://acme/$(reboot)" }, "percent-encoding"},
-		"bad escape":       {func(c *Config) { c.Bucket = "https://joe:hunter2@host/%zz" }, "is not a URL"},
-		"region":           {func(c *Config) { c.Bucket = "s3://acme?region=a/b" }, "region=eu-west-1"},
-		"fragment":         {func(c *Config) { c.Bucket = "https://host/b#c" }, "percent-encoding"},
-		"too long":         {func(c *Config) { c.Bucket = "https://host/" + strings.Repeat("a", 600) }, "512"},
+		"no project":         {func(c *Config) { c.Project = "" }, "project"},
+		"role with quotes":   {func(c *Config) { c.Role = `we"b` }, "role"},
+		"role of lines":      {func(c *Config) { c.Role = "web\nroot: x" }, "role"},
+		"channel":            {func(c *Config) { c.Channel = "Stable" }, "channel"},
+		"no root":            {func(c *Config) { c.Root = release.Digest{} }, "root"},
+		"no agents":          {func(c *Config) { c.Agents = nil }, "none is pinned"},
+		"unknown CPU":        {func(c *Config) { c.Agents = map[string]release.Digest{"mips": c.Root} }, "mips"},
+		"agent unpinned":     {func(c *Config) { c.Agents["arm64"] = release.Digest{} }, "arm64"},
+		"unknown cloud":      {func(c *Config) { c.Cloud = "aws2" }, "aws2"},
+		"unknown format":     {func(c *Config) { c.Format = "gzip" }, "cloud-config, script or mime"},
+		"password":           {func(c *Config) { c.Bucket = "https://joe:hunter2@host/b" }, "holds credentials"},
+		"user of s3":         {func(c *Config) { c.Bucket = "s3://AKIA:hunter2@acme" }, "holds credentials"},
+		"secret option":      {func(c *Config) { c.Bucket = "s3://acme?secret_key=hunter2" }, "looks like a secret"},
+		"signed URL":         {func(c *Config) { c.Bucket = "https://host/b?sig=hunter2" }, "looks like a secret"},
+		"option of https":    {func(c *Config) { c.Bucket = "https://host/b?region=x" }, "one of ca, once"},
+		"option of file":     {func(c *Config) { c.Bucket = "file:///b?ca=/c" }, "takes no options"},
+		"user of endpoint":   {func(c *Config) { c.Bucket = "s3://acme?endpoint=https://joe:hunter2@host" }, "endpoint"},
+		"endpoint":           {func(c *Config) { c.Bucket = "s3://acme?endpoint=ftp://host" }, "endpoint"},
+		"endpoint path":      {func(c *Config) { c.Bucket = "s3://acme?endpoint=http://host/b" }, "endpoint"},
+		"unknown option":     {func(c *Config) { c.Bucket = "s3://acme?regoin=x" }, "regoin"},
+		"option twice":       {func(c *Config) { c.Bucket = "s3://acme?region=x&region=y" }, "once"},
+		"path style":         {func(c *Config) { c.Bucket = "s3://acme?path_style=maybe" }, "path_style"},
+		"certificates":       {func(c *Config) { c.Bucket = "https://host/b?ca=ca.pem" }, "a file on the VM"},
+		"no container":       {func(c *Config) { c.Bucket = "az://acme" }, "az://account/container"},
+		"account":            {func(c *Config) { c.Bucket = "az://Acme_store/prod" }, "az://account/container"},
+		"account key":        {func(c *Config) { c.Bucket = "az://acme/prod?account_key=hunter2" }, "looks like a secret"},
+		"SAS":                {func(c *Config) { c.Bucket = "az://acme/prod?sv=2021-08-06&sig=hunter2" }, "looks like a secret"},
+		"identity":           {func(c *Config) { c.Bucket = "az://acme/prod?client_id=%22" }, "client_id"},
+		"Google bucket":      {func(c *Config) { c.Bucket = "gs://AcmE" }, "gs://name"},
+		"Google region":      {func(c *Config) { c.Bucket = "gs://acme?region=eu" }, "one of ca, endpoint"},
+		"container":          {func(c *Config) { c.Bucket = "swift:///prod" }, "swift://container"},
+		"Keystone":           {func(c *Config) { c.Bucket = "swift://fleet?auth=ftp://host" }, "auth must be"},
+		"host not ASCII":     {func(c *Config) { c.Bucket = "https://h%C3%A9.example/b" }, "ASCII"},
+		"Keystone not ASCII": {func(c *Config) { c.Bucket = "swift://fleet?auth=https://h%25C3%25A9.example/v3" }, "ASCII"},
+		"Keystone user":      {func(c *Config) { c.Bucket = "swift://fleet?auth=https://joe:hunter2@host/v3" }, "auth must be"},
+		"storage and auth":   {func(c *Config) { c.Bucket = "swift://fleet?auth=https://h/v3&storage=https://h/v1/AUTH_a" }, "stands without auth"},
+		"interface":          {func(c *Config) { c.Bucket = "swift://fleet?interface=publicURL" }, "interface=public"},
+		"temporary URL":      {func(c *Config) { c.Bucket = "https://h/v1/AUTH_a/c?temp_url_sig=hunter2" }, "looks like a secret"},
+		"secret of mirror":   {func(c *Config) { c.Mirrors = []string{"https://host/b?sig=hunter2"} }, "looks like a secret"},
+		"many mirrors":       {func(c *Config) { c.Mirrors = make([]string, 9) }, "9 are over 8"},
+		"unknown scheme":     {func(c *Config) { c.Bucket = "ftp://acme/prod" }, "use s3://"},
+		"no scheme":          {func(c *Config) { c.Bucket = "acme/prod" }, "use s3://"},
+		"relative folder":    {func(c *Config) { c.Bucket = "file://./bucket" }, "file:///path"},
+		"no folder":          {func(c *Config) { c.Bucket = "file:///" }, "file:///path"},
+		"no host":            {func(c *Config) { c.Bucket = "https:///b" }, "names no host"},
+		"parent folder":      {func(c *Config) { c.Bucket = "s3://acme/../b" }, ".."},
+		"shell":              {func(c *Config) { c.Bucket = "s3://acme/$(reboot)" }, "percent-encoding"},
+		"bad escape":         {func(c *Config) { c.Bucket = "https://joe:hunter2@host/%zz" }, "is not a URL"},
+		"region":             {func(c *Config) { c.Bucket = "s3://acme?region=a/b" }, "region=eu-west-1"},
+		"fragment":           {func(c *Config) { c.Bucket = "https://host/b#c" }, "percent-encoding"},
+		"too long":           {func(c *Config) { c.Bucket = "https://host/" + strings.Repeat("a", 600) }, "512"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -324,11 +327,15 @@ func FuzzGenerate(f *testing.F) {
 		f.Add(s, s, "s3://acme/"+s)
 		f.Add("on", "null", "https://[::1]:80/"+s+"?x="+s)
 		f.Add("y", "off", "s3://acme?endpoint=http://h:1&region=eu&path_style="+s)
+		f.Add("y", "off", "az://acme/"+s+"?client_id="+s)
+		f.Add("y", "off", "gs://acme/"+s+"?ca=/"+s)
+		f.Add("y", "off", "swift://fleet/p?auth=http://h/"+s+"&region="+s)
+		f.Add("y", "off", "swift://fleet/p?storage=http://h/v1/"+s)
 	}
 	f.Fuzz(func(t *testing.T, project, role, bucket string) {
 		c := example("")
-		c.Project, c.Role, c.Bucket = project, role, bucket
-		want := map[string]any{"project": project, "bucket": bucket, "role": role, "channel": "stable", "root": c.Root.String()}
+		c.Project, c.Role, c.Bucket, c.Mirrors = project, role, bucket, []string{"https://host", bucket}
+		want := map[string]any{"project": project, "bucket": bucket, "role": role, "channel": "stable", "root": c.Root.String(), "mirrors": []any{"https://host", bucket}}
 		var first string
 		for _, c.Format = range formats {
 			u, err := Generate(c)
@@ -344,7 +351,7 @@ func FuzzGenerate(f *testing.F) {
 				t.Fatalf("settings %v", got)
 			}
 			for k, v := range want {
-				if got[k] != v {
+				if !reflect.DeepEqual(got[k], v) {
 					t.Fatalf("%s is %v, want %v", k, got[k], v)
 				}
 			}
