@@ -225,6 +225,7 @@ type chain struct {
 	turn    chan struct{} // holds one while somebody uses the fields below
 	have    bool
 	value   credential
+	source  string    // name of where value is from
 	refresh time.Time // when to ask again; zero: never
 }
 
@@ -284,6 +285,20 @@ func (c *chain) reject(ctx context.Context, v credential) {
 	}
 }
 
+// Signer returns where the credentials come from that go with the requests, and
+// nothing of the credentials themselves. It asks for them when no request has
+// yet.
+func (b *Bucket) Signer(ctx context.Context) (source string, err error) {
+	if _, err := b.creds.get(ctx); err != nil {
+		return "", err
+	}
+	if err := b.creds.enter(ctx); err != nil {
+		return "", err
+	}
+	defer b.creds.leave()
+	return b.creds.source, nil
+}
+
 func (c *chain) enter(ctx context.Context) error {
 	select {
 	case c.turn <- struct{}{}:
@@ -312,6 +327,7 @@ func (c *chain) ask(ctx context.Context) (credential, error) {
 			if s.warn {
 				c.log.WarnContext(ctx, "static keys are in use: give this VM a managed identity instead", "from", s.name, "account", c.at.Account)
 			}
+			c.source = s.name
 			return v, nil
 		}
 		if !errors.Is(err, ErrNone) {

@@ -32,6 +32,7 @@ type Options struct {
 // A Bucket is what is below one URL.
 type Bucket struct {
 	base   *url.URL // path without a slash at its end
+	ca     string   // file of certificates, or ""
 	client *http.Client
 }
 
@@ -47,7 +48,7 @@ func Open(_ context.Context, rawURL string, o Options) (*Bucket, error) {
 			return nil, fmt.Errorf("open %s: %w", base, err)
 		}
 	}
-	return &Bucket{base: base, client: &http.Client{Transport: o.Transport, CheckRedirect: checkRedirect}}, nil
+	return &Bucket{base: base, ca: ca, client: &http.Client{Transport: o.Transport, CheckRedirect: checkRedirect}}, nil
 }
 
 // Parse returns the address of the bucket's root and the file named by ca.
@@ -106,6 +107,9 @@ var (
 
 // Caps says that all one can do is read.
 func (b *Bucket) Caps() bucket.Caps { return bucket.Caps{ReadOnly: true, NoList: true} }
+
+// Endpoint implements [bucket.Remote].
+func (b *Bucket) Endpoint() (url, ca string) { return b.base.Scheme + "://" + b.base.Host, b.ca }
 
 // address escapes each part of the key, so that it is one path to every server.
 func (b *Bucket) address(key string) string {
