@@ -20,3 +20,14 @@ func TestLine(t *testing.T) {
 		return b, dir
 	})
 }
+
+func TestRefused(t *testing.T) {
+	base := startNginx(t, needs.Tool(t, "nginx"), folder(t).Dir())
+	buckettest.TestRefused(t, []buckettest.Refusal{{Name: "denied folder", Words: "403", Open: func(t testing.TB, via buckettest.Via) bucket.Bucket {
+		b, err := web.Open(t.Context(), base+"/denied", web.Options{Transport: via(nil)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}}})
+}

@@ -136,7 +136,7 @@ func startNginx(t testing.TB, nginx, root string) string {
 	text := fmt.Sprintf(`daemon off; pid %[1]s/pid; error_log %[1]s/error.log; worker_processes 1; user root;
 events {}
 http { access_log off; client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
-server { listen %[2]s; location /prod/x/ { alias %[3]s/; } } }`, work, addr, root)
+server { listen %[2]s; location /prod/x/ { alias %[3]s/; } location /denied/ { deny all; } } }`, work, addr, root)
 	if os.Geteuid() != 0 {
 		text = strings.Replace(text, "user root;", "", 1)
 	}
