@@ -15,25 +15,29 @@ import (
 )
 
 // Azure is a service principal in the environment (AZURE_TENANT_ID,
-// AZURE_CLIENT_ID, and AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH), a
-// workload's federated identity, and the logins of `az` and `azd`; the first
-// that is there.
+// AZURE_CLIENT_ID, and AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH),
+// else a workload's federated identity there, else the login of `az` or `azd`.
+// What the environment names counts, good or not.
 func Azure() azblob.Source {
 	return azblob.TokenSource("Azure SDK", func(ctx context.Context) (string, time.Time, error) {
-		chain, err := azureChain()
+		sources, err := azureSources()
 		if err != nil {
 			return "", time.Time{}, fmt.Errorf("%w: %w", oneLine{err}, azblob.ErrNone)
 		}
-		token, err := chain.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{azblob.Scope}})
-		if err == nil {
-			return token.Token, token.ExpiresOn, nil
-		}
+		var all error
 		status := 0
-		var failed *azidentity.AuthenticationFailedError
-		if errors.As(err, &failed) && failed.RawResponse != nil {
-			status = failed.RawResponse.StatusCode
+		for _, s := range sources {
+			token, err := s.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{azblob.Scope}})
+			if err == nil {
+				return token.Token, token.ExpiresOn, nil
+			}
+			all = errors.Join(all, err)
+			var failed *azidentity.AuthenticationFailedError
+			if errors.As(err, &failed) && failed.RawResponse != nil {
+				status = failed.RawResponse.StatusCode
+			}
 		}
-		err = class(err, status)
+		err = class(all, status)
 		if errors.Is(err, bucket.ErrPermission) {
 			err = fmt.Errorf("%w: %w", err, azblob.ErrNone)
 		}
@@ -41,25 +45,23 @@ func Azure() azblob.Source {
 	})
 }
 
-func azureChain() (azcore.TokenCredential, error) {
+func azureSources() ([]azcore.TokenCredential, error) {
 	client, err := guarded()
 	if err != nil {
 		return nil, err
 	}
 	with := azcore.ClientOptions{Transport: client}
-	var sources []azcore.TokenCredential
-	add := func(c azcore.TokenCredential, err error) {
-		if err == nil { // else the environment does not have what it needs
-			sources = append(sources, c)
-		}
+	// An error says that the environment lacks what these need.
+	if c, err := azidentity.NewEnvironmentCredential(&azidentity.EnvironmentCredentialOptions{ClientOptions: with}); err == nil {
+		return []azcore.TokenCredential{c}, nil
 	}
-	env, err := azidentity.NewEnvironmentCredential(&azidentity.EnvironmentCredentialOptions{ClientOptions: with})
-	add(env, err)
-	workload, err := azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{ClientOptions: with})
-	add(workload, err)
+	if c, err := azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{ClientOptions: with}); err == nil {
+		return []azcore.TokenCredential{c}, nil
+	}
 	az, err := azidentity.NewAzureCLICredential(nil)
-	add(az, err)
+	if err != nil {
+		return nil, err
+	}
 	azd, err := azidentity.NewAzureDeveloperCLICredential(nil)
-	add(azd, err)
-	return azidentity.NewChainedTokenCredential(sources, nil)
+	return []azcore.TokenCredential{az, azd}, err
 }
