@@ -9,11 +9,11 @@ import (
 )
 
 func TestMem(t *testing.T) {
-	buckettest.Test(t, func(testing.TB) bucket.Bucket { return bucket.NewMem() }, buckettest.Options{})
+	buckettest.Test(t, func(testing.TB) bucket.Bucket { return bucket.NewMem() }, buckettest.Options{Objects: 2600})
 }
 
 func TestMem_WithoutPromises(t *testing.T) {
-	buckettest.Test(t, func(testing.TB) bucket.Bucket { return bucket.NewMemWith(bucket.Caps{}) }, buckettest.Options{})
+	buckettest.Test(t, func(testing.TB) bucket.Bucket { return bucket.NewMemWith(bucket.Caps{}) }, buckettest.Options{Objects: 2600})
 }
 
 func FuzzCheckKey(f *testing.F) {

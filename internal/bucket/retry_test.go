@@ -20,7 +20,7 @@ import (
 func TestRetry_KeepsTheContract(t *testing.T) {
 	buckettest.Test(t, func(testing.TB) bucket.Bucket {
 		return bucket.Count(bucket.Retry(bucket.NewFaults(bucket.NewMem()), bucket.RetryPolicy{}))
-	}, buckettest.Options{})
+	}, buckettest.Options{Objects: 2600})
 }
 
 // rig is a bucket in memory below faults, a counter of attempts and retries.
