@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/bootwell/bootwell/internal/needs"
 )
 
@@ -241,5 +243,26 @@ func TestEncode(t *testing.T) {
 	c.Encode = "rot13"
 	if _, err := Generate(c); !errors.Is(err, ErrConfig) || !strings.Contains(fmt.Sprint(err), "gzip+base64") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestDocs holds the table of limits in the documentation.
+func TestDocs(t *testing.T) {
+	page, err := os.ReadFile("../../docs/user-data.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, row := range regexp.MustCompile("(?m)^\\| ((?:`[a-z]+`(?:, | \\(default\\))?)+) +\\| ([0-9,]+|none) \\|").FindAllStringSubmatch(string(page), -1) {
+		for _, name := range regexp.MustCompile("[a-z]+`").FindAllString(row[1], -1) {
+			limit, err := Limit(strings.TrimSuffix(name, "`"))
+			if want := humanize.Comma(int64(limit)); err != nil || row[2] != want && (limit != 0 || row[2] != "none") {
+				t.Errorf("%s is documented with %s, not %s: %v", name, row[2], want, err)
+			}
+			found++
+		}
+	}
+	if found != len(Clouds()) {
+		t.Errorf("%d of %d clouds are documented", found, len(Clouds()))
 	}
 }
