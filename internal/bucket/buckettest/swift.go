@@ -30,6 +30,9 @@ const (
 	adminSecret   = "adminpw"
 )
 
+// SwiftTokenCache is how long Swift goes on to accept a token that has ended.
+const SwiftTokenCache = 2 * time.Second
+
 // SwiftConfig says how to start OpenStack. The zero value is on free ports of
 // the loopback address, with data in a temporary folder.
 type SwiftConfig struct {
@@ -260,7 +263,7 @@ delay_auth_decision = True
 include_service_catalog = True
 service_type = object-store
 service_token_roles_required = False
-token_cache_time = 2
+token_cache_time = %[8]d
 cache = swift.cache
 [filter:keystoneauth]
 use = egg:swift#keystoneauth
@@ -277,7 +280,7 @@ allow_versioned_writes = true
 allow_object_versioning = true
 [filter:symlink]
 use = egg:swift#symlink
-`, host, port, s.cfg.Dir, s.Keystone, swiftService, swiftSecret, s.cache)
+`, host, port, s.cfg.Dir, s.Keystone, swiftService, swiftSecret, s.cache, int(SwiftTokenCache.Seconds()))
 }
 
 // command has none of the caller's OS_… variables.

@@ -2,6 +2,7 @@
 
 swift_servers.py rings DIR ACCOUNT CONTAINER OBJECT   writes rings of one device
 swift_servers.py keystone CONF HOST:PORT PASSWORD     fills the database, then serves
+swift_servers.py entries DIR CONTAINER                adds the names on stdin to a listing
 """
 import os
 import sqlite3
@@ -19,6 +20,23 @@ def rings(folder, *ports):
         })
         builder.rebalance()
         builder.get_ring().save(os.path.join(folder, name + ".ring.gz"))
+
+
+def entries(folder, container):
+    import glob
+    import time
+    from swift.container.backend import ContainerBroker
+    names = sys.stdin.read().split("\n")
+    for path in glob.glob(os.path.join(folder, "containers", "*", "*", "*", "*.db")):
+        broker = ContainerBroker(path)
+        if broker.get_info()["container"] == container:
+            broker.merge_items([{
+                "name": name, "created_at": "%016.5f" % time.time(), "size": len(name),
+                "content_type": "application/octet-stream", "etag": "d41d8cd98f00b204e9800998ecf8427e",
+                "deleted": 0, "storage_policy_index": 0,
+            } for name in names])
+            return
+    sys.exit("no such container")
 
 
 def fill(conf, address, password):
@@ -87,4 +105,4 @@ def keystone_server(conf, address, password):
 
 
 if __name__ == "__main__":
-    {"rings": rings, "keystone": keystone_server}[sys.argv[1]](*sys.argv[2:])
+    {"rings": rings, "keystone": keystone_server, "entries": entries}[sys.argv[1]](*sys.argv[2:])

@@ -66,6 +66,17 @@ func (s *Swift) CreateContainer(name string) {
 	s.must(http.MethodPut, s.StorageURL()+"/"+url.PathEscape(name), nil, nil)
 }
 
+// AddEntries adds names to the listing of a container, for which there are no
+// objects: a long listing without the time that its objects would take.
+func (s *Swift) AddEntries(container string, names []string) {
+	s.t.Helper()
+	cmd := s.command(debianPython, s.path("swift_servers.py"), "entries", s.path("node", "d1"), container)
+	cmd.Stdin = strings.NewReader(strings.Join(names, "\n"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.t.Fatalf("add to the listing of %s: %v\n%s", container, err, out)
+	}
+}
+
 // SetContainerHeader sets a header of a container, such as X-Container-Read.
 func (s *Swift) SetContainerHeader(container, name, value string) {
 	s.t.Helper()
@@ -99,7 +110,7 @@ func (s *Swift) DeleteAppCredential(id string) {
 	s.must(http.MethodDelete, s.AuthURL()+"/users/"+s.user+"/application_credentials/"+id, nil, nil)
 }
 
-// RevokeToken ends a token. Swift notices within two seconds.
+// RevokeToken ends a token. Swift notices after [SwiftTokenCache].
 func (s *Swift) RevokeToken(token string) {
 	s.t.Helper()
 	s.as("admin", adminSecret, "admin", http.MethodDelete, s.AuthURL()+"/auth/tokens", http.Header{"X-Subject-Token": {token}}, nil)
