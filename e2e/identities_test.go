@@ -142,35 +142,16 @@ func TestAzure(t *testing.T) {
 	srv := buckettest.StartAzurite(t, buckettest.AzuriteConfig{Listen: storeAddr, OAuth: true, Client: w.net.Client(), Hook: w.enter})
 	srv.CreateContainer(bucketName, "")
 	w.env = append(w.env, "AZURE_STORAGE_KEY="+buckettest.AzureKey)
-	const vm = "02aab8a4-74ef-476e-8182-f6d2ba4166a6"
-	user := metadata.Identity{ClientID: "11111111-0000-4000-8000-000000000002", ObjectID: "22222222-0000-4000-8000-000000000002", ResourceID: "/subscriptions/s/vm"}
 	w.project("small", srv.URL(bucketName, prefix))
 	w.bootwell(t, "init", "--no-passphrase")
 	w.publish(t, "r1")
-	u, err := url.Parse(w.bucket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.RawQuery = url.Values{"endpoint": {srv.Endpoint()}, "ca": {authorityFile}, "client_id": {user.ClientID}}.Encode()
-	data := w.bootwell(t, "user-data", "node", "--bucket", u.String(), "--cloud", "azure", "--format", "mime")
-	noSecret(t, data, buckettest.AzureKey, "Bearer ey")
-	ca, err := os.ReadFile(srv.CA)
-	if err != nil {
-		t.Fatal(err)
-	}
-	custom := withFile(t, data, authorityFile, string(ca))
-	svc := metadata.NewAzure(metadata.Machine{
-		ID: vm, Region: "westeurope", Zone: "2", Hostname: "node-4", MAC: lab.DefaultMAC, IP: lab.DefaultIP, Type: "Standard_B1s", Account: "8d10da13-8125-4ba9-a717-bf7490507b3d",
-	})
-	svc.SetIdentities(func(_ metadata.Identity, audience []string) (metadata.Token, error) {
-		ends := time.Now().Add(time.Hour)
-		return metadata.Token{Value: buckettest.AzureToken(strings.TrimSuffix(audience[0], "/"), ends), Expires: ends}, nil
-	}, metadata.Identity{ClientID: "11111111-0000-4000-8000-000000000003"}, user)
+	custom := w.customData(srv)
+	svc := azureService()
 	w.serveMetadata(svc)
 	if _, err := w.net.Serve(metadata.WireServerAddress+":80", svc.WireServer()); err != nil {
 		t.Fatal(err)
 	}
-	m := w.boot(vm, lab.QEMU{Platform: lab.AzurePlatform(vm), CD: &lab.CD{Label: "rd_rdfe_stable", Files: svc.ProvisioningDisk(custom), Drive: true}})
+	m := w.boot(azureVM, lab.QEMU{Platform: lab.AzurePlatform(azureVM), CD: &lab.CD{Label: "rd_rdfe_stable", Files: svc.ProvisioningDisk(custom), Drive: true}})
 	w.mainJob(t, m, "DataSourceAzure [seed=/dev/sr0]", "azure")
 	t.Run("custom data was taken byte for byte, and Azure was told", func(t *testing.T) {
 		same(t, "digest of the custom data on the VM", m.sh(t, "sha256sum </var/lib/cloud/instance/user-data.txt"), sum(custom))
@@ -191,6 +172,56 @@ func TestAzure(t *testing.T) {
 	})
 }
 
+const azureVM = "02aab8a4-74ef-476e-8182-f6d2ba4166a6"
+
+// azureUser is the identity that is assigned to the VM for its bucket; it has
+// another besides.
+var azureUser = metadata.Identity{ClientID: "11111111-0000-4000-8000-000000000002", ObjectID: "22222222-0000-4000-8000-000000000002", ResourceID: "/subscriptions/s/vm"}
+
+// customData is user-data for the bucket as the VM reaches it, with the
+// certificate that it is to trust.
+func (w *world) customData(srv *buckettest.Azurite) []byte {
+	w.t.Helper()
+	u, err := url.Parse(w.bucket)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	u.RawQuery = url.Values{"endpoint": {srv.Endpoint()}, "ca": {authorityFile}, "client_id": {azureUser.ClientID}}.Encode()
+	data := w.bootwell(w.t, "user-data", "node", "--bucket", u.String(), "--cloud", "azure", "--format", "mime")
+	noSecret(w.t, data, buckettest.AzureKey, "Bearer ey")
+	ca, err := os.ReadFile(srv.CA)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return withFile(w.t, data, authorityFile, string(ca))
+}
+
+func azureService() *metadata.Service {
+	svc := metadata.NewAzure(metadata.Machine{
+		ID: azureVM, Region: "westeurope", Zone: "2", Hostname: "node-4", MAC: lab.DefaultMAC, IP: lab.DefaultIP, Type: "Standard_B1s", Account: "8d10da13-8125-4ba9-a717-bf7490507b3d",
+	})
+	svc.SetIdentities(func(id metadata.Identity, audience []string) (metadata.Token, error) {
+		if id.ClientID != azureUser.ClientID {
+			return metadata.Token{}, errors.New("this identity is not for storage")
+		}
+		ends := time.Now().Add(time.Hour)
+		return metadata.Token{Value: buckettest.AzureToken(strings.TrimSuffix(audience[0], "/"), ends), Expires: ends}, nil
+	}, metadata.Identity{ClientID: "11111111-0000-4000-8000-000000000003"}, azureUser)
+	return svc
+}
+
+const gceVM = "5731628402198420531"
+
+// gceRights are the VM's least rights. To overwrite takes the right to delete.
+func gceRights() []buckettest.GCSGrant {
+	read := []string{prefix + "/tuf/", prefix + "/packs/", prefix + "/manifests/", prefix + "/agents/"}
+	write := []string{prefix + "/reports/" + gceVM + "/", prefix + "/logs/" + gceVM + "/"}
+	return []buckettest.GCSGrant{
+		{Permissions: []string{"storage.objects.get"}, Below: read},
+		{Permissions: []string{"storage.objects.create", "storage.objects.delete"}, Below: write},
+	}
+}
+
 // TestGCE is the main job on Google Compute Engine, with the VM's service
 // account.
 func TestGCE(t *testing.T) {
@@ -206,18 +237,6 @@ func TestGCE(t *testing.T) {
 	srv.CreateBucket(bucketName)
 	operator := srv.Token()
 	w.env = append(w.env, "CLOUDSDK_AUTH_ACCESS_TOKEN="+operator)
-	const vm = "5731628402198420531"
-	below := func(names ...string) []string {
-		for i, n := range names {
-			names[i] = prefix + "/" + n
-		}
-		return names
-	}
-	grants := []buckettest.GCSGrant{
-		{Permissions: []string{"storage.objects.get"}, Below: below("tuf/", "packs/", "manifests/", "agents/")},
-		// To overwrite takes the right to delete.
-		{Permissions: []string{"storage.objects.create", "storage.objects.delete"}, Below: below("reports/"+vm+"/", "logs/"+vm+"/")},
-	}
 	w.project("small", srv.URL(bucketName, prefix))
 	w.bootwell(t, "init", "--no-passphrase")
 	w.publish(t, "r1")
@@ -225,14 +244,14 @@ func TestGCE(t *testing.T) {
 	noSecret(t, data, operator, "ya29.")
 	account := metadata.Identity{Email: "vm@acme-prod.iam.gserviceaccount.com", Scopes: []string{"https://www.googleapis.com/auth/devstorage.read_write"}}
 	svc := metadata.NewGCE(metadata.Machine{
-		ID: vm, Region: "europe-west1", Zone: "europe-west1-b", Hostname: "node-5", MAC: lab.DefaultMAC, IP: lab.DefaultIP, Type: "e2-micro", Account: "acme-prod",
+		ID: gceVM, Region: "europe-west1", Zone: "europe-west1-b", Hostname: "node-5", MAC: lab.DefaultMAC, IP: lab.DefaultIP, Type: "e2-micro", Account: "acme-prod",
 	})
 	svc.SetUserData([]byte(data))
 	svc.SetIdentities(func(metadata.Identity, []string) (metadata.Token, error) {
-		return metadata.Token{Value: srv.Token(grants...), Expires: time.Now().Add(time.Hour)}, nil
+		return metadata.Token{Value: srv.Token(gceRights()...), Expires: time.Now().Add(time.Hour)}, nil
 	}, account)
 	w.serveMetadata(svc)
-	m := w.boot(vm, lab.QEMU{Platform: lab.GCEPlatform("7c9e6679-7425-40de-944b-e07fc1f90ae7")})
+	m := w.boot(gceVM, lab.QEMU{Platform: lab.GCEPlatform("7c9e6679-7425-40de-944b-e07fc1f90ae7")})
 	w.mainJob(t, m, "DataSourceGCE", "gce")
 	t.Run("bootstrap and agent had tokens from the metadata service only", func(t *testing.T) {
 		if n := svc.Count("GET", "/service-accounts/default/token", 200); n < 2 {
@@ -243,10 +262,10 @@ func TestGCE(t *testing.T) {
 		}
 	})
 	t.Run("the VM's identity can do nothing but its part", func(t *testing.T) {
-		b, err := gcs.Open(t.Context(), w.bucket, gcs.Options{Sources: []gcs.Source{gcs.Static(srv.Token(grants...))}, Transport: w.net.Client().Transport})
+		b, err := gcs.Open(t.Context(), w.bucket, gcs.Options{Sources: []gcs.Source{gcs.Static(srv.Token(gceRights()...))}, Transport: w.net.Client().Transport})
 		if err != nil {
 			t.Fatal(err)
 		}
-		refused(t, b, vm)
+		refused(t, b, gceVM)
 	})
 }

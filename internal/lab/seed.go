@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -55,6 +56,15 @@ func isoImage(label string, files map[string][]byte) ([]byte, error) {
 	copy(img[17*sector:], "\xffCD001\x01")
 	copy(img[18*sector:], []byte{1, 0, rootAt, 0, 0, 0, 1, 0, 0, 0}) // path table: the root
 	return append(append(img, body...), data...), nil
+}
+
+// writeISO writes such an image to a file.
+func writeISO(name, label string, files map[string][]byte) error {
+	img, err := isoImage(label, files)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(name, img, 0o600)
 }
 
 // isoFolders are the folders of files, "" the root, with the names in each.
