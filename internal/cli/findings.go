@@ -43,7 +43,7 @@ func (s *Session) outWidth() int {
 		return 0
 	}
 	if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 20 {
-		return w
+		return w - 1 // a full last column makes some terminals add a line
 	}
 	return 80
 }

@@ -20,7 +20,7 @@ import (
 func (p *Probe) contents(ctx context.Context, t Target, a *access) Findings {
 	f, releases := p.metadata(ctx, t, a)
 	fs := Findings{f}
-	if len(t.Agents) > 0 && !t.Anchor.IsZero() {
+	if len(t.Agents) > 0 && !t.Anchor.IsZero() && f.Cause != "not_initialised" {
 		agents := p.agents(ctx, t)
 		if agents.Cause == "agent_missing" && f.Status == OK && releases == 0 {
 			agents = unknown("agents", "not_published", "not in the bucket yet: the first bootwell publish uploads them")
@@ -40,6 +40,9 @@ func (p *Probe) metadata(ctx context.Context, t Target, a *access) (f Finding, r
 				"take bootwell.lock from the project's repository; if this is to be a new project, give it another prefix"), 0
 		}
 		return unknown(check, "not_initialised", "nothing to verify yet"), 0
+	}
+	if t.Other && errors.Is(a.err, bucket.ErrNotExist) {
+		return unknown(check, "not_initialised", "the bucket holds no project at this prefix"), 0
 	}
 	dir, err := os.MkdirTemp("", "bootwell-doctor-")
 	if err != nil {

@@ -43,6 +43,7 @@ func TestSignatures(t *testing.T) {
 		{"no lock file", Probe{}, func(t Target) Target { t.Anchor = release.Digest{}; return t }, Warning, "no_anchor"},
 		{"no project", Probe{}, func(t Target) Target { t.Bucket = bucket.NewMem(); return t }, Problem, "not_initialised"},
 		{"no project, on a VM", Probe{For: VM}, func(t Target) Target { t.Bucket = bucket.NewMem(); return t }, Problem, "not_initialised"},
+		{"another bucket", Probe{}, func(t Target) Target { t.Bucket, t.Other = bucket.NewMem(), true; return t }, Unknown, "not_initialised"},
 		{"before init", Probe{}, func(t Target) Target { t.Bucket, t.Anchor = bucket.NewMem(), release.Digest{}; return t }, Unknown, "not_initialised"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

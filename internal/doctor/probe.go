@@ -34,6 +34,7 @@ type Target struct {
 	Anchor release.Digest            // of the project's 1.root.json; zero: not known
 	State  string                    // folder of metadata verified before, which is only read; "": none
 	Agents map[string]release.Digest // pinned agents by CPU
+	Other  bool                      // the project does not name it: it need not hold the project
 }
 
 // A Probe looks at buckets. Its zero value looks as a publisher does.

@@ -195,6 +195,9 @@ func (x *examination) buckets(ctx context.Context) {
 	if !x.lock.Root.IsZero() {
 		as.State = filepath.Join(stateDir(x.s), "trust", x.lock.Root.Hex(), "state")
 	}
+	if x.proj != nil && x.flags.bucket != "" {
+		as.Other = !slices.Contains(append([]string{x.proj.Bucket}, x.proj.Mirrors...), urls[0])
+	}
 	x.s.Update("  asking %s …", cli.Plural(len(urls), "bucket"))
 	p := doctor.Probe{For: x.audience(), Setup: doctor.Setup}
 	x.found = append(x.found, p.LookAll(ctx, doctor.Targets(ctx, x.s.Open, urls, as))...)
