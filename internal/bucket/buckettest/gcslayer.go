@@ -318,11 +318,16 @@ func (s *GCS) serveToken(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+// googleSays is an error in Google's own words.
+type googleSays string
+
+func (g googleSays) Error() string { return string(g) }
+
 func (s *GCS) checkAssertion(kind, assertion string) ([]GCSGrant, error) {
 	signed, sig, ok := cutLast(assertion, ".")
 	head, claims, ok2 := strings.Cut(signed, ".")
 	if kind != "urn:ietf:params:oauth:grant-type:jwt-bearer" || !ok || !ok2 {
-		return nil, fmt.Errorf("Bad Request")
+		return nil, googleSays("Bad Request")
 	}
 	var h struct{ Alg, Typ, Kid string }
 	var c struct {
@@ -330,7 +335,7 @@ func (s *GCS) checkAssertion(kind, assertion string) ([]GCSGrant, error) {
 		Iat, Exp        int64
 	}
 	if decodePart(head, &h) != nil || decodePart(claims, &c) != nil || h.Alg != "RS256" || h.Kid != "key1" {
-		return nil, fmt.Errorf("Invalid JWT: Failed to parse.")
+		return nil, googleSays("Invalid JWT: Failed to parse.")
 	}
 	s.mu.Lock()
 	account, known := s.accounts[c.Iss]
@@ -340,15 +345,15 @@ func (s *GCS) checkAssertion(kind, assertion string) ([]GCSGrant, error) {
 	now := time.Now().Unix()
 	switch {
 	case !known:
-		return nil, fmt.Errorf("Invalid grant: account not found")
+		return nil, googleSays("Invalid grant: account not found")
 	case err != nil || rsa.VerifyPKCS1v15(account.key, crypto.SHA256, sum[:], raw) != nil:
-		return nil, fmt.Errorf("Invalid JWT Signature.")
+		return nil, googleSays("Invalid JWT Signature.")
 	case c.Aud != s.Endpoint()+"/token":
-		return nil, fmt.Errorf("Invalid JWT: aud")
+		return nil, googleSays("Invalid JWT: aud")
 	case c.Iat > now+300 || c.Exp <= now || c.Exp-c.Iat > 3600:
-		return nil, fmt.Errorf("Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim.")
+		return nil, googleSays("Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim.")
 	case !strings.HasPrefix(c.Scope, "https://www.googleapis.com/auth/devstorage."):
-		return nil, fmt.Errorf("Invalid OAuth scope or ID token audience provided.")
+		return nil, googleSays("Invalid OAuth scope or ID token audience provided.")
 	}
 	return account.grants, nil
 }
