@@ -100,7 +100,7 @@ func (a *Agent) cannotStart(ctx context.Context, cause error) (*release.Report, 
 	s.facts = ReadFacts(a.Paths, a.Version)
 	s.state.identify(readInstance(a.Paths), s.facts.Hostname)
 	s.state.settle(a.Config.Role, a.Config.Channel, s.facts.Platform)
-	s.store = &store.Store{Bucket: a.Bucket, Log: a.logger()}
+	s.store = &store.Store{Bucket: a.Bucket, Log: a.logger(), Folder: s.state.Folder}
 	s.fail(cause)
 	r := s.report()
 	r.State = release.StateFailed
@@ -215,7 +215,9 @@ func (a *Agent) open(o Options) (*session, error) {
 	s.clock = &clockBucket{Bucket: a.Bucket, now: a.time}
 	s.trust = &trust.Client{Bucket: s.clock, Dir: p.Trust(), Anchor: a.Config.Root, Now: a.time, Log: a.logger()}
 	s.store = &store.Store{Bucket: s.clock, Log: a.logger()}
-	return s, s.whoAmI()
+	err = s.whoAmI()
+	s.store.Folder = s.state.Folder
+	return s, err
 }
 
 // learnFromLinks tells a state that was lost what the links on the disk still

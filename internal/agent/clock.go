@@ -43,6 +43,9 @@ func (c *clockBucket) Put(ctx context.Context, key string, body io.ReadSeeker, c
 	return obj, err
 }
 
+// Unwrap returns the bucket without a look at its clock.
+func (c *clockBucket) Unwrap() bucket.Bucket { return c.Bucket }
+
 func (c *clockBucket) saw(server time.Time, fresh bool) {
 	if server.IsZero() {
 		return

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -148,7 +149,7 @@ func (s *session) conclude(ctx context.Context, how int) *release.Report {
 		s.upload(ctx)
 		r = s.report()
 	case s.refused():
-		s.warning("the bucket does not let this VM write its report: give it the right to write below reports/" + s.state.VM + "/")
+		s.warning("the bucket does not let this VM write its report: give it the right to write below reports/" + s.folder() + "/")
 		r = s.report()
 	}
 	s.publishStatus(r)
@@ -247,16 +248,50 @@ func (s *session) send(ctx context.Context) error {
 		return s.problem
 	}
 	err := s.sendLog(ctx)
+	if errors.Is(err, bucket.ErrPermission) && s.confine(ctx) {
+		err = s.sendLog(ctx)
+	}
 	switch {
 	case errors.Is(err, bucket.ErrPermission):
 		// Better seen without a log than not seen at all.
-		s.warning("the bucket does not let this VM write its log: give it the right to write below logs/" + s.state.VM + "/")
+		s.warning("the bucket does not let this VM write its log: give it the right to write below logs/" + s.folder() + "/")
 	case err != nil:
 		return err
 	}
 	s.at("Reported_Enter")
-	return s.store.PutReport(ctx, s.report())
+	err = s.store.PutReport(ctx, s.report())
+	if errors.Is(err, bucket.ErrPermission) && s.confine(ctx) {
+		err = s.store.PutReport(ctx, s.report())
+	}
+	return err
 }
+
+// folder is where this VM writes below reports/ and logs/.
+func (s *session) folder() string { return cmp.Or(s.state.Folder, s.state.VM) }
+
+// confine learns to which folder the bucket's rules confine this VM, when it
+// was refused, and reports whether that is another than the one it tried.
+func (s *session) confine(ctx context.Context) bool {
+	b, ok := bucket.As[bucket.Caller](s.clock)
+	if !ok {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, callerTime)
+	defer cancel()
+	id, err := b.CallerID(ctx)
+	if err != nil {
+		s.logger().Debug("the name by which the bucket knows this VM is not known", "err", err)
+		return false
+	}
+	if id == s.folder() || release.FolderVM(id) != s.state.VM {
+		return false
+	}
+	s.state.Folder, s.store.Folder = id, id
+	return true
+}
+
+// callerTime bounds the question who this VM is for the bucket.
+const callerTime = 10 * time.Second
 
 // sendLog uploads the log of the last run, unless it is there already or
 // nothing in it is worth reading.

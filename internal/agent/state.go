@@ -70,6 +70,7 @@ type state struct {
 
 	Buckets []release.BucketTrouble `json:"buckets,omitempty"` // of no use in the last call
 
+	Folder   string    `json:"folder,omitempty"` // below reports/ and logs/, where the bucket confines this VM to one; "": its name
 	Sequence int64     `json:"sequence,omitempty"`
 	Reported time.Time `json:"reported,omitzero"`  // the last report that arrived
 	Said     string    `json:"said,omitempty"`     // the gist of it
@@ -112,6 +113,9 @@ func parseState(b []byte) (*state, error) {
 	}
 	if st.Schema < 1 || st.VM != "" && !release.ValidVM(st.VM) {
 		return nil, fmt.Errorf("parse state: %w", release.ErrFormat)
+	}
+	if release.FolderVM(st.Folder) != st.VM {
+		st.Folder = ""
 	}
 	if len(st.History) > release.MaxHistory {
 		st.History = st.History[:release.MaxHistory]

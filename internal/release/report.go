@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 )
 
@@ -180,6 +181,23 @@ var vmName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 // and hyphen, at most 128, starting with a letter or digit. A VM's name is a
 // segment of object names, so nothing else is let in.
 func ValidVM(s string) bool { return vmName.MatchString(s) }
+
+var folderOwner = regexp.MustCompile(`^[A-Za-z0-9]{4,128}$`)
+
+// FolderVM returns the name of the VM whose folder below reports/ and logs/
+// this is: the VM's name itself or, where the bucket's own rules confine each
+// VM to a folder of the identity they know it by, "identity:name" (on AWS the
+// policy variable aws:userid). "" if it can be no VM's.
+func FolderVM(folder string) string {
+	owner, vm, confined := strings.Cut(folder, ":")
+	switch {
+	case !confined && ValidVM(folder):
+		return folder
+	case confined && folderOwner.MatchString(owner) && ValidVM(vm):
+		return vm
+	}
+	return ""
+}
 
 // Bytes returns the JSON of r, shortened until it is at most [MaxReportBytes]:
 // first the tails of steps go, then history.

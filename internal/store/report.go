@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,7 +42,7 @@ func (s *Store) PutReport(ctx context.Context, r release.Report) error {
 	if err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
-	if _, err := s.Bucket.Put(ctx, reportKey(r.VM), bytes.NewReader(b), bucket.Condition{}); err != nil {
+	if _, err := s.Bucket.Put(ctx, reportKey(cmp.Or(s.Folder, r.VM)), bytes.NewReader(b), bucket.Condition{}); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
 	return nil
@@ -64,7 +65,7 @@ func (s *Store) PutLog(ctx context.Context, vm string, n int64, log []byte) (str
 	}
 	name := fmt.Sprintf("%d.zst", n%release.MaxReportedRuns)
 	z := c.normal.EncodeAll(shorten(log), nil)
-	if _, err := s.Bucket.Put(ctx, logKey(vm, name), bytes.NewReader(z), bucket.Condition{}); err != nil {
+	if _, err := s.Bucket.Put(ctx, logKey(cmp.Or(s.Folder, vm), name), bytes.NewReader(z), bucket.Condition{}); err != nil {
 		return "", fmt.Errorf("write log: %w", err)
 	}
 	return name, nil
@@ -87,7 +88,7 @@ func (s *Store) RunLog(ctx context.Context, vm, name string) ([]byte, error) {
 	if !release.ValidVM(vm) || !ok || len(slot) != 1 || slot[0] < '0' || slot[0] > '9' {
 		return nil, fmt.Errorf("read log %.100q of VM %.200q: %w", name, vm, release.ErrFormat)
 	}
-	z, _, err := bucket.ReadAll(ctx, s.Bucket, logKey(vm, name), bucket.GetOptions{}, maxStored(maxLog))
+	z, err := s.ofVM(ctx, vm, func(folder string) string { return logKey(folder, name) }, maxStored(maxLog))
 	if err != nil {
 		return nil, fmt.Errorf("read log: %w", err)
 	}
@@ -108,7 +109,7 @@ type ReportEntry struct {
 	Warn     string // what is odd about a report that could be read; "": nothing
 	Err      error
 
-	key string // the VM's name as the bucket has it, by which the listing is sorted
+	key string // by which the listing is sorted: the VM's name, or its folder if that is no VM's
 }
 
 // Report returns one VM's latest report; bucket.ErrNotExist if there is none.
@@ -116,7 +117,7 @@ func (s *Store) Report(ctx context.Context, vm string) (*release.Report, error) 
 	if !release.ValidVM(vm) {
 		return nil, fmt.Errorf("read report: VM name %.200q: %w", vm, release.ErrFormat)
 	}
-	b, _, err := bucket.ReadAll(ctx, s.Bucket, reportKey(vm), bucket.GetOptions{}, release.MaxReportBytes)
+	b, err := s.ofVM(ctx, vm, reportKey, release.MaxReportBytes)
 	if err != nil {
 		return nil, fmt.Errorf("read report: %w", err)
 	}
@@ -198,7 +199,7 @@ func (c reportCache) keep(found []foundReport) {
 	}
 	live := make(map[string]bool, len(found))
 	for _, f := range found {
-		live[f.vm+cacheSuffix] = true
+		live[f.folder+cacheSuffix] = true
 	}
 	ents, err := os.ReadDir(c.dir)
 	if err != nil {
@@ -214,9 +215,10 @@ func (c reportCache) keep(found []foundReport) {
 // entry returns the report in f. Its error ends the listing; what is wrong
 // with this one report is in the entry.
 func (c reportCache) entry(ctx context.Context, f foundReport) (ReportEntry, error) {
-	e := ReportEntry{VM: f.vm, key: f.vm, Modified: f.Modified, Warn: f.warn()}
-	if !release.ValidVM(f.vm) {
-		e.VM = fmt.Sprintf("%.140q", f.vm)
+	vm := f.name()
+	e := ReportEntry{VM: vm, key: vm, Modified: f.Modified, Warn: f.warn()}
+	if release.FolderVM(f.folder) == "" {
+		e.VM = fmt.Sprintf("%.140q", f.folder)
 		e.Err = fmt.Errorf("report of %s: no VM has such a name: %w", e.VM, release.ErrFormat)
 		return e, nil
 	}
@@ -224,9 +226,9 @@ func (c reportCache) entry(ctx context.Context, f foundReport) (ReportEntry, err
 		e.Err = fmt.Errorf("report of %s: there is none, but %s: %w", e.VM, f.warn(), bucket.ErrNotExist)
 		return e, nil
 	}
-	had := c.load(f.vm)
+	had := c.load(f.folder)
 	if f.ETag != "" && had.ETag == f.ETag {
-		if e.Report, e.Err = parseReport(had.Report, f.vm); e.Err == nil {
+		if e.Report, e.Err = parseReport(had.Report, vm); e.Err == nil {
 			return e, nil
 		}
 	}
@@ -240,8 +242,8 @@ func (c reportCache) entry(ctx context.Context, f foundReport) (ReportEntry, err
 		e.Err = fmt.Errorf("read report: %w", err)
 		return e, nil
 	}
-	if e.Report, e.Err = parseReport(b, f.vm); e.Err == nil && o.ETag != had.ETag {
-		c.store(f.vm, cachedReport{o.ETag, b})
+	if e.Report, e.Err = parseReport(b, vm); e.Err == nil && o.ETag != had.ETag {
+		c.store(f.folder, cachedReport{o.ETag, b})
 	}
 	return e, nil
 }

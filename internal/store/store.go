@@ -31,6 +31,10 @@ var ErrNoSpace = errors.New("not enough disk space")
 type Store struct {
 	Bucket bucket.Bucket
 	Log    *slog.Logger
+
+	// Folder is where a VM's own reports and logs are written, when that is not
+	// its name (see [release.FolderVM]).
+	Folder string
 }
 
 // An Agent is an agent binary to be offered to new VMs.
