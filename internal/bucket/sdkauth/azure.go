@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -20,24 +22,24 @@ import (
 // What the environment names counts, good or not.
 func Azure() azblob.Source {
 	return azblob.TokenSource("Azure SDK", func(ctx context.Context) (string, time.Time, error) {
-		sources, err := azureSources()
+		client, err := guarded()
+		if err != nil {
+			return "", time.Time{}, err
+		}
+		w := &witness{client: client}
+		sources, err := azureSources(w)
 		if err != nil {
 			return "", time.Time{}, fmt.Errorf("%w: %w", oneLine{err}, azblob.ErrNone)
 		}
 		var all error
-		status := 0
 		for _, s := range sources {
 			token, err := s.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{azblob.Scope}})
 			if err == nil {
 				return token.Token, token.ExpiresOn, nil
 			}
 			all = errors.Join(all, err)
-			var failed *azidentity.AuthenticationFailedError
-			if errors.As(err, &failed) && failed.RawResponse != nil {
-				status = failed.RawResponse.StatusCode
-			}
 		}
-		err = class(all, status)
+		err = w.class(all)
 		if errors.Is(err, bucket.ErrPermission) {
 			err = fmt.Errorf("%w: %w", err, azblob.ErrNone)
 		}
@@ -45,12 +47,39 @@ func Azure() azblob.Source {
 	})
 }
 
-func azureSources() ([]azcore.TokenCredential, error) {
-	client, err := guarded()
-	if err != nil {
-		return nil, err
+// A witness is a client that remembers how its last request ended. The SDK puts
+// that into words only.
+type witness struct {
+	client *http.Client
+	mu     sync.Mutex
+	status int
+	err    error
+}
+
+// Do implements the SDK's transport.
+func (w *witness) Do(req *http.Request) (*http.Response, error) {
+	resp, err := w.client.Do(req)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.status, w.err = 0, err
+	if err == nil {
+		w.status = resp.StatusCode
 	}
-	with := azcore.ClientOptions{Transport: client}
+	return resp, err
+}
+
+func (w *witness) class(err error) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil && errors.Is(class(w.err, 0), bucket.ErrUnavailable) {
+		return fmt.Errorf("%w: %w", bucket.ErrUnavailable, oneLine{err})
+	}
+	return class(err, w.status)
+}
+
+func azureSources(w *witness) ([]azcore.TokenCredential, error) {
+	// The bucket's own patience is enough.
+	with := azcore.ClientOptions{Transport: w, Retry: policy.RetryOptions{MaxRetries: -1}}
 	// An error says that the environment lacks what these need.
 	if c, err := azidentity.NewEnvironmentCredential(&azidentity.EnvironmentCredentialOptions{ClientOptions: with}); err == nil {
 		return []azcore.TokenCredential{c}, nil

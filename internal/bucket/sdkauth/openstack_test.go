@@ -2,12 +2,14 @@ package sdkauth
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"strings"
 	"testing"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/buckettest"
 	"github.com/bootwell/bootwell/internal/bucket/swift"
 )
 
@@ -104,6 +106,32 @@ func TestOpenStack(t *testing.T) {
 	t.Setenv("HOME", t.TempDir())
 	if _, err := readCloud("nobody"); err == nil || !strings.Contains(err.Error(), "there is no clouds.yaml in") {
 		t.Errorf("without a file: %v", err)
+	}
+}
+
+// TestOpenStack_Keystone logs in with what clouds.yaml says, and nothing else.
+func TestOpenStack_Keystone(t *testing.T) {
+	home := bare(t)
+	srv := buckettest.StartSwift(t, buckettest.SwiftConfig{})
+	srv.CreateContainer("fleet")
+	id, secret := srv.AppCredential("publisher")
+	write(t, home+"/.config/openstack/clouds.yaml", fmt.Sprintf(`clouds:
+  app: {auth_type: v3applicationcredential, auth: {auth_url: "%[1]s", application_credential_id: "%[2]s"}, region_name: %[3]s}
+  user: {auth: {auth_url: "%[1]s", username: %[4]s, password: %[5]s, project_name: %[6]s, user_domain_id: default, project_domain_id: default}}
+  wrong: {auth: {auth_url: "%[1]s", username: %[4]s, password: wrong, project_name: %[6]s}}
+`, srv.AuthURL(), id, buckettest.SwiftRegion, buckettest.SwiftUser, buckettest.SwiftPassword, buckettest.SwiftProject))
+	write(t, home+"/.config/openstack/secure.yaml", fmt.Sprintf("clouds: {app: {auth: {application_credential_secret: %q}}}\n", secret))
+	t.Chdir(home)
+	for cloud, want := range map[string]error{"app": nil, "user": nil, "wrong": bucket.ErrPermission} {
+		t.Setenv("OS_CLOUD", cloud)
+		b, err := swift.Open(t.Context(), "swift://fleet/p", swift.Options{Sources: append(OpenStack(), swift.OperatorSources()...)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = b.Put(t.Context(), cloud, strings.NewReader("x"), bucket.Condition{})
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", cloud, err, want)
+		}
 	}
 }
 
