@@ -100,8 +100,25 @@ func (s *session) noteBuckets() {
 // reachable reports whether it is worth while to send something: another
 // bucket may take it.
 func (s *session) reachable() bool {
+	return s.several() || !errors.Is(s.problem, bucket.ErrUnavailable)
+}
+
+func (s *session) several() bool {
 	_, several := bucket.As[*bucket.Mirrored](s.Bucket)
-	return several || !errors.Is(s.problem, bucket.ErrUnavailable)
+	return several
+}
+
+// otherwise reports whether there is another way to send what was refused: to
+// the folder that the bucket's rules confine this VM to, or to a mirror, which
+// need not know of that folder.
+func (s *session) otherwise(ctx context.Context) bool {
+	if s.confine(ctx) {
+		return true
+	}
+	if s.several() {
+		s.store.Folder = ""
+	}
+	return s.several()
 }
 
 func withoutOptions(url string) string {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,6 +34,15 @@ func TestConfig(t *testing.T) {
 	}
 }
 
+func TestConfig_Mirrors(t *testing.T) {
+	for _, text := range []string{"mirrors: [s3://west/prod, 'https://host/x']\n", "mirrors:\n- s3://west/prod\n- https://host/x\n", `mirrors: ["s3://west/prod","https://host/x"]` + "\n"} {
+		c, err := ParseConfig("agent.yaml", []byte(goodConfig+text))
+		if err != nil || !slices.Equal(c.Mirrors, []string{"s3://west/prod", "https://host/x"}) {
+			t.Errorf("%s: %v, %v", text, c.Mirrors, err)
+		}
+	}
+}
+
 func TestConfig_Bad(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"empty":     {"", "agent.yaml:1: the file is empty"},
@@ -43,6 +53,11 @@ func TestConfig_Bad(t *testing.T) {
 		"role name": {strings.Replace(goodConfig, "web", "Web Server", 1), "use lower-case letters"},
 		"bucket":    {strings.Replace(goodConfig, "s3://acme-provision/prod?region=eu-west-1", "acme/prod", 1), "agent.yaml:2: bucket"},
 		"root":      {strings.Replace(goodConfig, "sha256:", "", 1), "agent.yaml:4: root"},
+		"mirrors":   {goodConfig + "mirrors: s3://west\n", "agent.yaml:5: mirrors must be a list of at most 8 URLs"},
+		"mirror":    {goodConfig + "mirrors: [west]\n", `agent.yaml:5: mirror "west": write a URL`},
+		"many":      {goodConfig + "mirrors: [" + strings.Repeat("s3://x, ", 9) + "]\n", "at most 8"},
+		"not text":  {goodConfig + "mirrors: [1, [s3://x]]\n", "agent.yaml:5: mirrors must be a list of URLs"},
+		"twice too": {goodConfig + "mirrors: [s3://x]\nmirrors: []\n", "agent.yaml:6: mirrors is there twice"},
 		"list":      {"- a\n", "write one `key: value` a line"},
 		"no yaml":   {"a: [\n", "agent.yaml:1"},
 		"two":       {goodConfig + "---\na: b\n", "more than one document"},

@@ -22,6 +22,7 @@ type mirroredWorld struct {
 	mirrors []*bucket.Mem
 	faults  []*bucket.Faults // the bucket's first
 	counts  []*bucket.Counter
+	first   func(bucket.Bucket) bucket.Bucket // what stands before the bucket; may be nil
 }
 
 func newMirroredWorld(t *testing.T, n int) *mirroredWorld {
@@ -62,6 +63,9 @@ func (w *mirroredWorld) apply() (*release.Report, error) {
 	var list []bucket.Mirror
 	for i, c := range w.counts {
 		list = append(list, bucket.Mirror{URL: []string{"mem://main?x=y", "mem://west", "mem://east"}[i], Bucket: c})
+	}
+	if w.first != nil {
+		list[0].Bucket = w.first(list[0].Bucket)
 	}
 	w.agent.Bucket = bucket.Mirrors(list, store.Optional)
 	return w.world.apply()
@@ -307,6 +311,57 @@ func TestMirrors_BucketSetBack(t *testing.T) {
 	if r, err := w.apply(); !errors.Is(err, trust.ErrRollback) || r.Release != "r2" {
 		t.Errorf("without the mirror: %v", err)
 	}
+}
+
+// A bucket that confines the VM to a folder of its own gets the reports there,
+// not the mirror; one that takes none leaves them to the mirror.
+func TestMirrors_RefusedReports(t *testing.T) {
+	w := newMirroredWorld(t, 1)
+	w.publish(role(w.put("f", "one")))
+	w.copyTo(0)
+	const id = "AROAEXAMPLE:i-0abc"
+	w.first = func(b bucket.Bucket) bucket.Bucket { return &confining{Bucket: b, id: id} }
+	if r := w.good(); len(r.Warn) != 0 {
+		t.Errorf("warnings %q", r.Warn)
+	}
+	if got := content(t, w.inner, "reports/"); len(got) != 1 || got[0] != "reports/"+id+"/report.json" || len(content(t, w.mirrors[0], "reports/")) != 0 {
+		t.Errorf("the bucket has %q", got)
+	}
+
+	// It is away; the mirror knows of no such folder.
+	w.publish(role(w.put("f", "two")))
+	w.copyTo(0)
+	w.dead(0)
+	w.faults[1].Set(bucket.Fault{Kind: bucket.FaultFail, Method: "Put", Key: "reports/" + id + "/", Err: bucket.ErrPermission},
+		bucket.Fault{Kind: bucket.FaultFail, Method: "Put", Key: "logs/" + id + "/", Err: bucket.ErrPermission})
+	w.good()
+	if got := w.reportIn(w.mirrors[0]); got == nil || got.Release != "r2" || got.Run.Log == "" {
+		t.Errorf("the mirror has %+v", got)
+	}
+
+	// The bucket lets nobody report.
+	w.publish(role(w.put("f", "three")))
+	w.faults[0].Set()
+	w.first = func(b bucket.Bucket) bucket.Bucket {
+		return bucket.NewFaults(b, bucket.Fault{Kind: bucket.FaultFail, Method: "Put", Err: bucket.ErrPermission})
+	}
+	w.good()
+	if got := w.reportIn(w.mirrors[0]); got == nil || got.Release != "r3" || got.Run.Log == "" {
+		t.Errorf("the mirror has %+v", got)
+	}
+}
+
+// content returns the keys in a bucket below a prefix.
+func content(t *testing.T, b bucket.Bucket, prefix string) []string {
+	t.Helper()
+	var keys []string
+	for o, err := range b.List(t.Context(), prefix, "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, o.Key)
+	}
+	return keys
 }
 
 func TestOpenBucket(t *testing.T) {

@@ -248,7 +248,7 @@ func (s *session) send(ctx context.Context) error {
 		return s.problem
 	}
 	err := s.sendLog(ctx)
-	if errors.Is(err, bucket.ErrPermission) && s.confine(ctx) {
+	if errors.Is(err, bucket.ErrPermission) && s.otherwise(ctx) {
 		err = s.sendLog(ctx)
 	}
 	switch {
@@ -260,7 +260,7 @@ func (s *session) send(ctx context.Context) error {
 	}
 	s.at("Reported_Enter")
 	err = s.store.PutReport(ctx, s.report())
-	if errors.Is(err, bucket.ErrPermission) && s.confine(ctx) {
+	if errors.Is(err, bucket.ErrPermission) && s.otherwise(ctx) {
 		err = s.store.PutReport(ctx, s.report())
 	}
 	return err

@@ -43,7 +43,9 @@ type Mirror struct {
 //     when it lacks an object that it must have. What worked is asked first
 //     from then on, so that a bucket that is away costs its time once.
 //   - A write, a delete and a list go to the first bucket that takes them; a
-//     write and a delete to no second one.
+//     write and a delete to no second one. The first time that a bucket refuses
+//     a write the caller hears of it, who may know another name that it is
+//     allowed to write; when it refuses again, the next bucket is asked.
 //   - ETags tell the buckets apart: a condition with the ETag of one never
 //     holds for another.
 //
@@ -66,6 +68,7 @@ type mirrorSource struct {
 	trouble        error     // why it is of no use; nil: nothing is known against it
 	away           time.Time // when it was away last; zero: it is there
 	unread         bool      // its content is of no use; it still takes writes
+	refused        bool      // it refused a write
 }
 
 // Mirrors returns the buckets of list as one. optional reports whether a bucket
@@ -244,6 +247,16 @@ func (m *Mirrored) lost(n int, err error) {
 	m.sources[n].trouble, m.sources[n].away = err, m.now()
 }
 
+// refusedBefore notes that source n refused a write, and reports whether that
+// was not the first time.
+func (m *Mirrored) refusedBefore(n int) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	was := m.sources[n].refused
+	m.sources[n].refused = true
+	return was
+}
+
 // answered makes source n the one to read from, after the sources in lacking
 // could not give what it gave.
 func (m *Mirrored) answered(n int, lacking map[int]error) {
@@ -386,7 +399,8 @@ func (m *Mirrored) change(ctx context.Context, what string, wanted func(*mirrorS
 			return err
 		case gone(err):
 			m.lost(c.n, err)
-		case !errors.Is(err, ErrPermission) && !errors.Is(err, ErrUnsupported):
+		case errors.Is(err, ErrPermission) && m.refusedBefore(c.n):
+		case !errors.Is(err, ErrUnsupported):
 			return err
 		}
 		fails[c.n] = err

@@ -217,6 +217,9 @@ func testWritesGoToTheFirstThatTakesThem(t *testing.T) {
 	s := newSeveral(t, 3, nil)
 	s.sources[1].caps.ReadOnly = true
 	s.faults[0].Set(Fault{Kind: FaultFail, Method: "Put", Err: ErrPermission})
+	if _, err := s.Put(t.Context(), "report", strings.NewReader("x"), Condition{}); !errors.Is(err, ErrPermission) || s.requests()[2] != 0 {
+		t.Errorf("refused for the first time: %v", err)
+	}
 	put(t, s, "report", "x")
 	if n := s.requests(); n[1] != 0 || n[2] != 1 {
 		t.Errorf("requests %v", n)

@@ -123,14 +123,15 @@ func (w *workspace) collect(ctx context.Context, f fleet.Filter, mirrors []mirro
 	c := fleet.Collector{Now: time.Now(), Filter: f}
 	n := 0
 	var trouble error
+	sources := w.reportSources(mirrors)
 	failed := func(i int, err error) {
-		if i == 0 && w.main != nil && (len(mirrors) == 0 || !elsewhere(err)) || ctx.Err() != nil {
+		if sources[i].Store == w.main && (len(mirrors) == 0 || !elsewhere(err)) || ctx.Err() != nil {
 			trouble = err
 			return
 		}
 		w.s.Say("  %s reports not read: %v", w.s.Glyph("warning"), err)
 	}
-	for e := range store.MergeReports(ctx, w.reportSources(mirrors), failed) {
+	for e := range store.MergeReports(ctx, sources, failed) {
 		c.Add(e)
 		n++
 		w.s.Update("  read %s", cli.Plural(n, "report"))
@@ -147,16 +148,13 @@ func elsewhere(err error) bool {
 	return errors.Is(err, bucket.ErrUnavailable) || errors.Is(err, bucket.ErrNoBucket) || errors.Is(err, bucket.ErrPermission)
 }
 
-// reportSources are the buckets in which reports of VMs can be, the project's
-// own first.
+// reportSources are the buckets in which reports of VMs can be read.
 func (w *workspace) reportSources(mirrors []mirrorRow) []store.ReportSource {
 	cache := filepath.Join(cacheDir(w.s), "reports", w.lock.Root.Hex())
 	var sources []store.ReportSource
-	if main := w.main; main != nil {
-		if w.bucketTrouble() != nil {
-			main = &store.Store{Bucket: bucket.Impatient(main.Bucket), Log: main.Log}
-		}
-		sources = append(sources, store.ReportSource{Store: main, CacheDir: cache})
+	// One that has just been found away is not waited for again.
+	if trouble := w.bucketTrouble(); w.main != nil && !errors.Is(trouble, bucket.ErrUnavailable) && !errors.Is(trouble, bucket.ErrNoBucket) {
+		sources = append(sources, store.ReportSource{Store: w.main, CacheDir: cache})
 	}
 	for _, m := range mirrors {
 		if m.store != nil && !m.ReadOnly {
