@@ -23,6 +23,10 @@ const (
 	// without conditions.
 	settleTime = 2 * time.Second
 
+	// inFlight is how much of the lock's life is kept for a write that is given
+	// up and arrives all the same, on buckets without conditions.
+	inFlight = 10 * time.Second
+
 	// commitTTL is the life of the lock that Commit takes by itself.
 	commitTTL = 10 * time.Minute
 )
@@ -93,9 +97,6 @@ func (p *Publisher) writeLease(ctx context.Context, l lease, cond bucket.Conditi
 	}
 	b := p.Client.Bucket
 	atomic := b.Caps().IfAbsent && (cond.IfAbsent || b.Caps().IfMatch)
-	if !atomic && cond.IfMatch != "" {
-		cond = bucket.Condition{}
-	}
 	_, err = b.Put(ctx, lockKey, bytes.NewReader(body), cond)
 	if err == nil && atomic {
 		return nil
@@ -137,6 +138,9 @@ func (p *Publisher) unlock(ctx context.Context, l lease) error {
 	}
 	b := p.Client.Bucket
 	if !b.Caps().IfMatch {
+		if !p.now().Add(inFlight).Before(got.Expires) {
+			return nil // it ends by itself; another may be taking it over now
+		}
 		if err := b.Delete(ctx, lockKey); err != nil {
 			return fmt.Errorf("unlock publishing: %w", err)
 		}
@@ -162,11 +166,14 @@ func (p *Publisher) holding(ctx context.Context) error {
 	if err != nil && !errors.Is(err, bucket.ErrNotExist) {
 		return fmt.Errorf("look at lock: %w", err)
 	}
-	if err != nil || got.Token != p.held.Token || !p.now().Before(got.Expires) {
+	if err != nil || got.Token != p.held.Token || p.left() <= 0 {
 		return fmt.Errorf("the publishers' lock ran out before the end: %w", ErrLocked)
 	}
 	return nil
 }
+
+// left is how long a write under the lock may take.
+func (p *Publisher) left() time.Duration { return p.held.Expires.Sub(p.now()) - inFlight }
 
 // wait lets writes of others become visible.
 func (p *Publisher) wait(ctx context.Context) error {

@@ -236,7 +236,7 @@ func (p *Publisher) writeTimestamp(ctx context.Context, base *View, ts []byte) (
 		}
 		cond = bucket.Condition{}
 	}
-	obj, err := b.Put(ctx, metadataPrefix+timestampFile, bytes.NewReader(ts), cond)
+	obj, err := p.putTimestamp(ctx, ts, cond)
 	if err == nil && cond.IfMatch != "" {
 		return obj.ETag, nil
 	}
@@ -259,6 +259,22 @@ func (p *Publisher) writeTimestamp(ctx context.Context, base *View, ts []byte) (
 		return "", fmt.Errorf("read timestamp.json back: %w", gerr)
 	}
 	return "", fmt.Errorf("timestamp.json was written over: %w", ErrConflict)
+}
+
+// putTimestamp writes on a condition. Where that does not hold under races, it
+// tries no longer than the lock lasts: after that it could undo another's commit.
+func (p *Publisher) putTimestamp(ctx context.Context, ts []byte, cond bucket.Condition) (bucket.Object, error) {
+	put := ctx
+	if !p.atomic() {
+		var cancel context.CancelFunc
+		put, cancel = context.WithTimeout(ctx, p.left())
+		defer cancel()
+	}
+	obj, err := p.Client.Bucket.Put(put, metadataPrefix+timestampFile, bytes.NewReader(ts), cond)
+	if put.Err() != nil && ctx.Err() == nil && err != nil {
+		err = fmt.Errorf("no answer while the publishers' lock lasted: %w: %w", bucket.ErrUnavailable, err)
+	}
+	return obj, err
 }
 
 // unchanged reports ErrConflict unless the bucket still has base, and ErrLocked
