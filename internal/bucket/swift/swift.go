@@ -157,6 +157,8 @@ func (b *Bucket) once(ctx context.Context, c call, g *grant) (*http.Response, er
 	if c.body != nil && c.size > 0 {
 		req.Body, req.ContentLength = c.body, c.size
 	}
+	// Swift ends its answer to this with the end of a body that is not there.
+	req.Close = c.method == http.MethodHead && c.name == ""
 	resp, err := b.send.RoundTrip(req)
 	if err != nil {
 		return nil, wire.Classify(ctx, err)
