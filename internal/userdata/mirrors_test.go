@@ -160,6 +160,18 @@ mkdir "$root/dev/disk/by-label" && ln -s ` + device + ` "$root/dev/disk/by-label
 	})
 }
 
+// TestBootstrap_Catalog looks for what the catalog does not have.
+func TestBootstrap_Catalog(t *testing.T) {
+	object := compress(t, testAgent)
+	url := "swift://fleet/prod?auth=" + newKeystone(t, object).URL
+	file := "os_application_credential_id = id\nos_application_credential_secret = se\"cret\\\n"
+	runBoots(t, object, map[string]boot{
+		"region":          {bucket: url + "&region=R1", credentials: file},
+		"another region":  {bucket: url + "&region=R2", credentials: file, want: []string{"FAILED: no object-store in catalog: public R2; check"}},
+		"other interface": {bucket: url + "&interface=internal", credentials: file, want: []string{"FAILED: no object-store in catalog: internal"}},
+	}, nil)
+}
+
 // newKeystone is a Keystone and a Swift that know one application credential,
 // with further services, interfaces and regions in the catalog.
 func newKeystone(t *testing.T, object []byte) *site {

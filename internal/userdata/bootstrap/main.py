@@ -38,7 +38,7 @@ def explain(err):
     """Return an error's words, without the secret part of a URL, and what the server said in XML or JSON."""
     why = str(err).split("?")[0]
     try:
-        return " - ".join([why] + re.findall(r"(?:ode|age|ils|tion)(?:>|\x22: ?\x22)(\w[^<\x22\\]+)", str(err.read(9999))))
+        return " - ".join([why] + re.findall(r"(?:ode|age|ils|tion)(?:>|\x22: ?\x22)(\w[^<\x22\n]+)", err.read(9999).decode()))
     except Exception:
         return why
 

@@ -19,4 +19,4 @@ def swift(query, url, region, kind):
             if part["type"] == "object-store" and place["interface"] == kind and region in ("", place["region"]):
                 query.full_url = place["url"] + query.selector
                 return
-    raise OSError("no %s object-store %s in catalog" % (kind, region))
+    raise OSError("no object-store in catalog: %s %s" % (kind, region))
