@@ -32,7 +32,7 @@ func open(ctx context.Context, url string) (b bucket.Bucket, err error) {
 	scheme, _, _ := strings.Cut(url, ":")
 	switch scheme {
 	case "s3":
-		b, err = s3.Open(ctx, url, s3.Options{Sources: []s3.Source{s3.Environment(), sdkauth.AWS()}})
+		b, err = s3.Open(ctx, url, s3.Options{Sources: append(s3.OperatorSources(), sdkauth.AWS())})
 	case "az":
 		b, err = azblob.Open(ctx, url, azblob.Options{Sources: append(azblob.OperatorSources(), sdkauth.Azure())})
 	case "gs":

@@ -26,9 +26,9 @@ type Source struct {
 	identity bool                                      // of the machine, which needs no keys
 }
 
-// OperatorSources are the environment and the files of the AWS tools. They
-// never ask a metadata service.
-func OperatorSources() []Source { return []Source{Environment(), SharedConfig("")} }
+// OperatorSources is the environment, as the AWS tools read it. They never ask a
+// metadata service; profiles, roles and single sign-on are for a [KeySource].
+func OperatorSources() []Source { return []Source{Environment()} }
 
 // VMSources are the instance's role, then the file, then the environment. A
 // machine that has keys and is not one of EC2's does not wait long for the
@@ -81,31 +81,6 @@ func StaticFile(path string) Source {
 		}
 		return v, nil
 	}}
-}
-
-// SharedConfig is a profile in ~/.aws/config and ~/.aws/credentials, or where
-// AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE say: keys, credential_process
-// or SSO. profile "" is AWS_PROFILE, else default.
-func SharedConfig(profile string) Source {
-	name := "AWS configuration files"
-	if profile != "" {
-		name += ", profile " + profile
-	}
-	return Source{name: name, retrieve: func(ctx context.Context) (credentials.Value, error) {
-		return fromFiles(ctx, profile)
-	}}
-}
-
-func fromFiles(ctx context.Context, profile string) (credentials.Value, error) {
-	p := &credentials.FileAWSCredentials{Profile: profile}
-	v, err := p.RetrieveWithCredContext(&credentials.CredContext{Context: ctx})
-	if err != nil {
-		return v, fmt.Errorf("%w: %w", errNothing, err)
-	}
-	if v.AccessKeyID == "" || v.SecretAccessKey == "" {
-		return v, fmt.Errorf("there is no aws_access_key_id and aws_secret_access_key (role_arn is not supported): %w", errNothing)
-	}
-	return v, nil
 }
 
 // chain asks the sources in their order and remembers the first answer until

@@ -136,9 +136,9 @@ func TestOrder(t *testing.T) {
 	write(t, file, "[default]\naws_access_key_id = AKFILE\naws_secret_access_key = s\naws_session_token = t\n[other]\naws_access_key_id = AKOTHER\naws_secret_access_key = s\n")
 	t.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", m.URL)
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "")
-	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", file)
-	t.Setenv("AWS_CONFIG_FILE", filepath.Join(dir, "none"))
-	t.Setenv("HOME", dir)
+	sdk := func(k Keys, err error) Source {
+		return KeySource("SDK", func(context.Context) (Keys, error) { return k, err }, nil)
+	}
 	for _, c := range []struct {
 		name    string
 		env     map[string]string
@@ -147,11 +147,10 @@ func TestOrder(t *testing.T) {
 		asked   bool
 	}{
 		{"operator, environment", map[string]string{"AWS_ACCESS_KEY_ID": "AKENV", "AWS_SECRET_ACCESS_KEY": "s"}, OperatorSources(), "AKENV", false},
-		{"operator, file", nil, OperatorSources(), "AKFILE", false},
-		{"operator, profile", map[string]string{"AWS_PROFILE": "other"}, OperatorSources(), "AKOTHER", false},
-		{"operator, named profile", nil, []Source{SharedConfig("other")}, "AKOTHER", false},
-		{"operator, missing profile", map[string]string{"AWS_PROFILE": "nobody"}, OperatorSources(), "", false},
-		{"operator, half an environment", map[string]string{"AWS_ACCESS_KEY_ID": "AKENV"}, OperatorSources(), "AKFILE", false},
+		{"operator, half an environment", map[string]string{"AWS_ACCESS_KEY_ID": "AKENV"}, OperatorSources(), "", false},
+		{"operator, an SDK's", nil, append(OperatorSources(), sdk(Keys{AccessKey: "AKSDK", SecretKey: "s"}, nil)), "AKSDK", false},
+		{"operator, an SDK's before a file", nil, []Source{sdk(Keys{}, bucket.ErrPermission), StaticFile(file)}, "AKFILE", false},
+		{"operator, an SDK without keys", nil, []Source{sdk(Keys{}, nil)}, "", false},
 		{"VM, role", map[string]string{"AWS_ACCESS_KEY_ID": "AKENV", "AWS_SECRET_ACCESS_KEY": "s"}, VMSources(file), "ASIA1", true},
 		{"VM, file", nil, VMSources(file)[1:], "AKFILE", false},
 		{"VM, file only its default", map[string]string{"AWS_PROFILE": "other"}, []Source{StaticFile(file)}, "AKFILE", false},
