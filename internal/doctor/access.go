@@ -119,6 +119,8 @@ func trouble(t Target, err error) Finding {
 	switch {
 	case strings.Contains(err.Error(), "in another region"):
 		return otherRegion(t, err)
+	case strings.Contains(text, "no credentials found"):
+		return bad("credentials", Problem, "credentials_missing", text, missingFix(t.URL))
 	case errors.Is(err, bucket.ErrNoBucket):
 		return noBucket(t, text)
 	case errors.Is(err, bucket.ErrPermission):
@@ -175,7 +177,6 @@ func sibling(raw string) string {
 // refusals are what servers and our own providers say of credentials, by a word
 // of theirs.
 var refusals = []struct{ word, cause, message, fix string }{
-	{"no credentials found", "credentials_missing", "there are none", ""},
 	{"ExpiredToken", "credentials_expired", "they have expired", "renew them (aws sso login, or new AWS_SESSION_TOKEN), then try again"},
 	{"have expired", "credentials_expired", "they have expired", "renew them, then try again"},
 	{"expired", "credentials_expired", "they have expired", "renew them, then try again"},
@@ -196,11 +197,8 @@ func refusal(t Target, text string) Finding {
 		if !strings.Contains(text, r.word) {
 			continue
 		}
-		switch r.cause {
-		case "clock":
+		if r.cause == "clock" {
 			return bad("clock", Problem, "clock", "the server refuses requests because of this machine's clock: "+text, "set this machine's clock: timedatectl set-ntp true, or chronyc makestep")
-		case "credentials_missing":
-			return bad("credentials", Problem, r.cause, text, missingFix(t.URL))
 		}
 		code, _, _ := strings.Cut(text, ": ")
 		return bad("credentials", Problem, r.cause, r.message+" ("+code+")", r.fix)

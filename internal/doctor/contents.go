@@ -107,14 +107,14 @@ func (p *Probe) agents(ctx context.Context, t Target) Finding {
 	return within(ctx, p, func(ctx context.Context) Finding {
 		var missing, there []string
 		for arch, d := range t.Agents {
-			r, obj, err := t.Bucket.Get(ctx, "agents/"+d.Hex(), bucket.GetOptions{Length: 1})
+			r, _, err := t.Bucket.Get(ctx, "agents/"+d.Hex(), bucket.GetOptions{Length: 1})
 			if err == nil {
 				r.Close()
 			}
 			switch {
-			case err == nil && obj.Size > 0:
+			case err == nil:
 				there = append(there, arch)
-			case err == nil, errors.Is(err, bucket.ErrNotExist), errors.Is(err, bucket.ErrTruncated):
+			case errors.Is(err, bucket.ErrNotExist), errors.Is(err, bucket.ErrTruncated): // gone, or empty
 				missing = append(missing, arch)
 			case errors.Is(err, bucket.ErrPermission):
 				return p.denied(t, check, Problem, "read agents/, or the pinned agent is not there", reading, "agents/", err)

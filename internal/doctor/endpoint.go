@@ -322,10 +322,11 @@ func (p *Probe) clock(w *way) Finding {
 	if w.serves.IsZero() {
 		return unknown("clock", "no_date", "the server's answer has no time")
 	}
-	return skewFinding(w.local.Sub(w.serves))
+	return skewFinding(w.local.Sub(w.serves), w.took/2)
 }
 
-func skewFinding(skew time.Duration) Finding {
+// skewFinding judges a difference that is known only within doubt.
+func skewFinding(skew, doubt time.Duration) Finding {
 	side := "ahead of"
 	if skew < 0 {
 		side = "behind"
@@ -334,12 +335,12 @@ func skewFinding(skew time.Duration) Finding {
 	text := fmt.Sprintf("%s %s the bucket's", abs.Round(time.Second), side)
 	fix := "set this machine's clock: timedatectl set-ntp true, or chronyc makestep"
 	switch {
-	case abs > skewProblem:
+	case abs-doubt > skewProblem:
 		return bad("clock", Problem, "clock", text+"; signed requests are refused from 15 minutes on", fix)
-	case abs > skewWarning:
+	case abs-doubt > skewWarning:
 		return bad("clock", Warning, "clock", text, fix)
-	case abs < 2*time.Second:
-		return ok("clock", "within 2 s of the bucket's")
+	case abs < 2*time.Second+doubt:
+		return ok("clock", "within %d s of the bucket's", int((2*time.Second+doubt)/time.Second))
 	}
 	return ok("clock", "%s", text)
 }

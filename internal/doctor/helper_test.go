@@ -36,6 +36,8 @@ var masks = []struct {
 }{
 	{regexp.MustCompile(`(127\.0\.0\.1|localhost):\d+`), "$1:PORT"},
 	{regexp.MustCompile(`\b\d+ ms\b`), "N ms"},
+	{regexp.MustCompile(`within \d s of`), "within N s of"},
+	{regexp.MustCompile(` \(\d+s (ahead of|behind) the server's\)`), ""},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d( \d\d:\d\d(:\d\d)?)?`), "DATE"},
 	{regexp.MustCompile(`/\S*/\d{3}/`), "TMP/"},
 	{regexp.MustCompile(`doctor-[A-Z0-9]{20,}`), "doctor-RANDOM"},

@@ -17,6 +17,7 @@ import (
 	"github.com/bootwell/bootwell/internal/bucket/azblob"
 	"github.com/bootwell/bootwell/internal/bucket/buckettest"
 	"github.com/bootwell/bootwell/internal/bucket/gcs"
+	"github.com/bootwell/bootwell/internal/bucket/s3"
 )
 
 // rule allows an action below prefixes of fleet/prod.
@@ -180,6 +181,20 @@ func TestShiftedClock(t *testing.T) {
 	fs := (&Probe{}).Look(t.Context(), tgt)
 	is(t, fs, "clock", Problem, "clock")
 	golden(t, fs)
+}
+
+// TestNoIdentity: the place where credentials would be does not answer, as a
+// metadata service that is blocked.
+func TestNoIdentity(t *testing.T) {
+	s := plain(t, forbids)
+	from := s3.KeySource("instance role", func(context.Context) (s3.Keys, error) { return s3.Keys{}, errors.New("connection refused") }, nil)
+	b, err := s3.Open(t.Context(), "s3://fleet/prod?region=us-east-1&endpoint="+url.QueryEscape(s.URL), s3.Options{Sources: []s3.Source{from}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fs := (&Probe{For: VM}).Look(t.Context(), Target{URL: "s3://fleet/prod", Bucket: b})
+	is(t, fs, "credentials", Problem, "credentials_missing")
+	is(t, fs, "endpoint", OK, "")
 }
 
 func TestMissingBucket(t *testing.T) {
