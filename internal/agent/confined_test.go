@@ -47,6 +47,9 @@ func TestReport_ConfinedToAFolder(t *testing.T) {
 	if got := w.reported(); got.Release != "r3" || got.Run.Log == "" {
 		t.Errorf("reported %s, log %q", got.Release, got.Run.Log)
 	}
+	if got := Folder(w.agent.Paths); got != b.id {
+		t.Errorf("the VM writes below %q", got)
+	}
 	if b.asked != 1 {
 		t.Errorf("asked %d times who it is, want once", b.asked)
 	}

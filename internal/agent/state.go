@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -100,6 +101,20 @@ func loadState(p Paths) (st *state, note string, err error) {
 		return &state{Schema: stateSchema}, fmt.Sprintf("the state of this VM could not be read and was begun anew (%s)", oneLine(err.Error(), 200)), nil
 	}
 	return st, "", nil
+}
+
+// Folder returns the name of the folder below reports/ and logs/ to which this
+// VM writes; "" before its first run.
+func Folder(p Paths) string {
+	b, err := readBounded(p.StateFile(), maxStateBytes)
+	if err != nil {
+		return ""
+	}
+	st, err := parseState(b)
+	if err != nil {
+		return ""
+	}
+	return cmp.Or(st.Folder, st.VM)
 }
 
 // parseState reads and bounds the text of a state.

@@ -196,5 +196,5 @@ func (e *noMatch) Is(t error) bool { return t == ErrNoMatch }
 
 // UnknownScheme is the error of an [bucket.Opener] for a URL it cannot open.
 func UnknownScheme(scheme string) error {
-	return Usage(fmt.Sprintf("no bucket can be opened at %s:", scheme), "buckets are s3://bucket/prefix, file:///folder, and https://… for VMs that only read")
+	return Usage(fmt.Sprintf("no bucket can be opened at %s:", scheme), "buckets are s3://bucket/prefix, az://account/container/prefix, gs://bucket/prefix, swift://container/prefix, file:///folder, and https://… for VMs that only read")
 }

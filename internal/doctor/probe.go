@@ -40,7 +40,7 @@ type Target struct {
 // A Probe looks at buckets. Its zero value looks as a publisher does.
 type Probe struct {
 	For    Audience // "": Publisher
-	VM     string   // name of this VM, for its own folder; "": not known yet
+	VM     string   // this VM's folder below reports/ and logs/; "": not known yet
 	Report []byte   // what reports/<VM>/report.json holds, as far as this VM knows; nil: nothing
 
 	// Setup asks how the bucket is set up; nil: it is not asked. It is [Setup]

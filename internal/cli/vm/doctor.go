@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -294,7 +295,7 @@ func (x *examination) bucket(ctx context.Context, cfg agent.Config, r *release.R
 	x.s.Update("  asking the bucket …")
 	p := doctor.Probe{For: doctor.VM}
 	if r != nil {
-		p.VM = r.VM
+		p.VM = cmp.Or(agent.Folder(x.paths), r.VM)
 		// What the bucket has but for the output of steps.
 		if b, err := r.Bytes(); err == nil {
 			p.Report = b
