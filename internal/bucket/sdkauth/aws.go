@@ -31,6 +31,10 @@ func AWS() s3.Source {
 			return s3.Keys{}, class(err, 0)
 		}
 		v, err := cfg.Credentials.Retrieve(ctx)
+		if err != nil && strings.Contains(err.Error(), "access disabled to EC2 IMDS") {
+			// The chain ends where only the metadata service is left.
+			err = errors.New("no profile with keys, a role or a login in ~/.aws")
+		}
 		if err != nil {
 			return s3.Keys{}, class(err, awsStatus(err))
 		}
