@@ -175,6 +175,8 @@ func TestBootstrap_GCS(t *testing.T) {
 		m.write("/etc/key.json", string(key))
 		m.write("/etc/other.json", other)
 	})
+	server.SetPublic("acme", true)
+	runBoots(t, object, map[string]boot{"public": {bucket: bucket + "&anonymous=true"}}, nil)
 	t.Run("no openssl", func(t *testing.T) {
 		m := newMachine(t)
 		m.write("/etc/key.json", string(key))

@@ -15,13 +15,17 @@ type source struct {
 	agents string // URL to which an agent's hexadecimal digits are appended
 	scheme string // part of the bootstrap that signs requests; "": they are not signed
 	args   string // what follows the request in a call of the function that signs
+	finish string // Python function that finishes a request which is not signed; ""
 	ca     string // file of certificates on the VM; ""
 	advice string // what may be wrong, beside what may be wrong with any bucket
 }
 
 // signer returns the Python function that signs a request.
 func (s source) signer() string {
-	if s.scheme == "" {
+	switch {
+	case s.finish != "":
+		return s.finish
+	case s.scheme == "":
 		return "0"
 	}
 	return "lambda q:" + s.scheme + "(q" + s.args + ")"
@@ -42,7 +46,7 @@ func (s source) parts() []string {
 var options = map[string][]string{
 	"s3":    {"anonymous", "ca", "dualstack", "endpoint", "path_style", "region"},
 	"az":    {"ca", "client_id", "endpoint"},
-	"gs":    {"ca", "endpoint"},
+	"gs":    {"anonymous", "ca", "endpoint", "location", "project"},
 	"swift": {"auth", "ca", "interface", "region", "storage"},
 	"http":  {"ca"},
 	"https": {"ca"},
@@ -171,7 +175,8 @@ var (
 	account    = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
 	clientID   = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
 	gsBucket   = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$`)
-	container  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+	container  = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,255}$`)
+	osRegion   = regexp.MustCompile(`^[A-Za-z0-9._~/-]{1,64}$`)
 	interfaces = []string{"public", "internal", "admin"}
 )
 
@@ -265,7 +270,11 @@ func googleSource(u *url.URL, dir string) (source, error) {
 		base = "https://storage.googleapis.com"
 	}
 	name := strings.ReplaceAll(strings.TrimPrefix(dir, "/")+"agents/", "/", "%2F")
-	return source{agents: base + "/storage/v1/b/" + u.Host + "/o/" + name, scheme: partGoogle, advice: "scope of the service account"}, nil
+	s := source{agents: base + "/storage/v1/b/" + u.Host + "/o/" + name, scheme: partGoogle, advice: "scope of the service account"}
+	if anonymous, _ := strconv.ParseBool(q.Get("anonymous")); anonymous {
+		s.scheme, s.advice, s.finish = "", "", `lambda q:setattr(q,"full_url",q.full_url+"?alt=media")`
+	}
+	return s, nil
 }
 
 // swiftSource leaves the address to the catalog of Keystone, unless it is for
@@ -290,11 +299,12 @@ func swiftSource(u *url.URL, dir string) (source, error) {
 		}
 		return source{agents: storage + path, scheme: partTempURL, advice: "temp URL key"}, nil
 	}
-	region, kind := q.Get("region"), q.Get("interface")
+	// The older form of an interface is publicURL.
+	region, kind := q.Get("region"), strings.ToLower(strings.TrimSuffix(q.Get("interface"), "URL"))
 	if kind == "" {
 		kind = interfaces[0]
 	}
-	if region != "" && !s3Region.MatchString(region) || !slices.Contains(interfaces, kind) {
+	if region != "" && !osRegion.MatchString(region) || !slices.Contains(interfaces, kind) {
 		return source{}, fmt.Errorf("bucket: write region=NAME and interface=%s: %w", strings.Join(interfaces, " or "), ErrConfig)
 	}
 	return source{
