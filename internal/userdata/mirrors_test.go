@@ -132,7 +132,7 @@ func TestBootstrap_ConfigDrive(t *testing.T) {
 		}
 		out, err := exec.Command(losetup, "-r", "--find", "--show", image).CombinedOutput()
 		if err != nil {
-			needs.Skip(t, "loop devices", string(out))
+			needs.Skip(t, "loop", string(out))
 		}
 		device := strings.TrimSpace(string(out))
 		t.Cleanup(func() { _ = exec.Command(losetup, "-d", device).Run() })
