@@ -113,6 +113,7 @@ func StartSwift(t testing.TB, cfg SwiftConfig) *Swift {
 	s.ready("http://" + s.Keystone + "/v3")
 	s.populate()
 	s.ready("http://" + s.Addr + "/healthcheck")
+	s.storing()
 	return s
 }
 
@@ -329,20 +330,52 @@ func (s *Swift) start(what, name string, args ...string) {
 // ready waits until url is answered.
 func (s *Swift) ready(url string) {
 	s.t.Helper()
-	limit := time.After(2 * time.Minute)
-	for {
-		if resp, err := s.cfg.Client.Get(url); err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return
-			}
+	s.await(url, func() bool {
+		resp, err := s.cfg.Client.Get(url)
+		if err != nil {
+			return false
 		}
+		resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+}
+
+// storing waits until each of the servers behind the proxy takes part.
+func (s *Swift) storing() {
+	s.t.Helper()
+	token := s.token(SwiftUser, SwiftPassword, SwiftProject)
+	container := s.StorageURL() + "/ready"
+	for _, r := range [][2]string{
+		{http.MethodPut, container}, {http.MethodPut, container + "/object"},
+		{http.MethodDelete, container + "/object"}, {http.MethodDelete, container},
+	} {
+		s.await(r[1], func() bool {
+			req, err := http.NewRequest(r[0], r[1], nil)
+			if err != nil {
+				return false
+			}
+			req.Header.Set("X-Auth-Token", token)
+			resp, err := s.cfg.Client.Do(req)
+			if err != nil {
+				return false
+			}
+			resp.Body.Close()
+			return resp.StatusCode/100 == 2 || r[0] == http.MethodDelete && resp.StatusCode == http.StatusNotFound
+		})
+	}
+}
+
+// await calls done until it is true.
+func (s *Swift) await(what string, done func() bool) {
+	s.t.Helper()
+	limit := time.After(2 * time.Minute)
+	for !done() {
 		select {
-		case what := <-s.ended:
-			text, _ := os.ReadFile(s.path("log", what+".log"))
-			s.t.Fatalf("%s ended:\n%s", what, text)
+		case ended := <-s.ended:
+			text, _ := os.ReadFile(s.path("log", ended+".log"))
+			s.t.Fatalf("%s ended:\n%s", ended, text)
 		case <-limit:
-			s.t.Fatalf("%s did not answer in two minutes", url)
+			s.t.Fatalf("%s did not answer in two minutes", what)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
