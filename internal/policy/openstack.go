@@ -33,7 +33,7 @@ func openstack(t target, gs []grant) Policy {
 	}
 	p := Policy{Form: "json", Text: indented(rules), Verified: true}
 	p.Apply = []string{
-		fmt.Sprintf("openstack application credential create --role member --access-rules FILE %s-%s", t.Name, t.For),
+		fmt.Sprintf("openstack application credential create --access-rules FILE %s-%s", t.Name, t.For),
 	}
 	if t.For == VM {
 		p.Apply = append(p.Apply, "give the VM its ID and secret in /etc/bootwell/credentials (mode 600), or in the vendor data of your cloud")
