@@ -40,7 +40,7 @@ func TestOpenStackSwift(t *testing.T) {
 	svc.SetUserData([]byte(data))
 	svc.SetVendorData(nil, vendor)
 	m := w.boot(server, lab.QEMU{Platform: lab.OpenStackPlatform(server), CD: &lab.CD{Label: "config-2", Files: svc.ConfigDrive()}})
-	w.mainJob(t, m, "DataSourceConfigDrive", "configdrive")
+	w.mainJob(t, m, "DataSourceConfigDrive", "openstack")
 	t.Run("nothing was told to the disk but by the cloud", func(t *testing.T) {
 		if r := m.code(t, "test ! -e /etc/bootwell/credentials"); r.Code != 0 {
 			t.Error("there is a file of credentials")

@@ -98,7 +98,8 @@ func parseInstanceData(b []byte) release.Facts {
 	}
 	// As cloud-init makes its cloud-id: a datasource that is no cloud has only
 	// a platform, such as nocloud.
-	if d.V1.Cloud == "" || d.V1.Cloud == "unknown" {
+	// A config drive is the way the facts came, not who made them.
+	if d.V1.Cloud == "" || d.V1.Cloud == "unknown" || d.V1.Cloud == "configdrive" && d.V1.Platform != "" {
 		d.V1.Cloud = d.V1.Platform
 	}
 	return release.Facts{
