@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -34,10 +35,10 @@ const (
 const SwiftTokenCache = 2 * time.Second
 
 // SwiftConfig says how to start OpenStack. The zero value is on free ports of
-// the loopback address, with data in a temporary folder.
+// a loopback address, with data in a temporary folder.
 type SwiftConfig struct {
-	Listen   string          // host:port of Swift; "": 127.0.0.1 and a free port
-	Keystone string          // host:port of Keystone; "": 127.0.0.1 and a free port
+	Listen   string          // host:port of Swift; "": on a loopback address
+	Keystone string          // host:port of Keystone; "": on a loopback address
 	Dir      string          // data; "": a temporary folder. Its file system has extended attributes
 	TokenTTL time.Duration   // life of Keystone's tokens; 0: an hour
 	Hook     func(*exec.Cmd) // changes each command before it starts, for example to enter a network namespace; may be nil
@@ -54,6 +55,7 @@ type Swift struct {
 	cfg     SwiftConfig
 	t       testing.TB
 	ended   chan string // names of processes that ended by themselves
+	host    string      // loopback address of the servers behind the proxy
 	cache   string      // host:port of memcached
 	user    string      // id of SwiftUser
 	project string      // id of SwiftProject
@@ -85,7 +87,9 @@ func StartSwift(t testing.TB, cfg SwiftConfig) *Swift {
 		needs.Skip(t, "keystone", "install Debian's package keystone")
 	}
 	memcached := needs.Tool(t, "memcached")
-	s := &Swift{t: t, cfg: cfg, Addr: cfg.Listen, Keystone: cfg.Keystone, ended: make(chan string, 8), tokens: map[string]string{}, cache: freeAddress(t)}
+	s := &Swift{t: t, cfg: cfg, Addr: cfg.Listen, Keystone: cfg.Keystone, ended: make(chan string, 8), tokens: map[string]string{}}
+	s.host = ownLoopback()
+	s.cache = freeAddressOn(t, s.host)
 	if s.cfg.Dir == "" {
 		s.cfg.Dir = t.TempDir()
 	}
@@ -93,17 +97,17 @@ func StartSwift(t testing.TB, cfg SwiftConfig) *Swift {
 		s.cfg.Client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
 	}
 	if s.Addr == "" {
-		s.Addr = freeAddress(t)
+		s.Addr = freeAddressOn(t, s.host)
 	}
 	if s.Keystone == "" {
-		s.Keystone = freeAddress(t)
+		s.Keystone = freeAddressOn(t, s.host)
 	}
 	s.checkAttributes()
 	ports := s.configure()
 	s.start("keystone", debianPython, s.path("swift_servers.py"), "keystone", s.path("keystone.conf"), s.Keystone, adminSecret)
 	host, port, _ := net.SplitHostPort(s.cache)
 	s.start("memcached", memcached, "-u", "root", "-m", "32", "-l", host, "-p", port)
-	s.run("rings", debianPython, append([]string{s.path("swift_servers.py"), "rings", s.path("etc")}, ports...)...)
+	s.run("rings", debianPython, append([]string{s.path("swift_servers.py"), "rings", s.path("etc"), s.host}, ports...)...)
 	for _, p := range swiftPrograms {
 		// Swift reads /etc/swift/swift.conf and no other: it gets a view of
 		// the file system where that is ours.
@@ -115,6 +119,22 @@ func StartSwift(t testing.TB, cfg SwiftConfig) *Swift {
 	s.ready("http://" + s.Addr + "/healthcheck")
 	s.storing()
 	return s
+}
+
+// ownLoopback returns a loopback address that no other server has: Swift's
+// servers share a port that is taken, without a word.
+func ownLoopback() string {
+	return fmt.Sprintf("127.%d.%d.%d", 16+rand.IntN(200), rand.IntN(256), 1+rand.IntN(250))
+}
+
+func freeAddressOn(t testing.TB, host string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", host+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }
 
 func (s *Swift) path(names ...string) string {
@@ -150,7 +170,7 @@ func (s *Swift) configure() []string {
 	s.write("etc/proxy-server.conf", s.proxyConf())
 	var ports []string
 	for _, name := range []string{"account", "container", "object"} {
-		_, port, err := net.SplitHostPort(freeAddress(s.t))
+		_, port, err := net.SplitHostPort(freeAddressOn(s.t, s.host))
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -199,11 +219,11 @@ func (s *Swift) backendConf(name, port string) string {
 	// An update of a listing that is put off would wait for a daemon that is
 	// not there.
 	return fmt.Sprintf(`[DEFAULT]
-bind_ip = 127.0.0.1
-bind_port = %s
+bind_ip = %[4]s
+bind_port = %[1]s
 user = root
 workers = 0
-swift_dir = %s/etc
+swift_dir = %[2]s/etc
 devices = %[2]s/node
 mount_check = false
 log_level = ERROR
@@ -214,7 +234,7 @@ pipeline = %[3]s-server
 [app:%[3]s-server]
 use = egg:swift#%[3]s
 recon_cache_path = %[2]s/cache
-`, port, s.cfg.Dir, name)
+`, port, s.cfg.Dir, name, s.host)
 }
 
 func (s *Swift) proxyConf() string {

@@ -1,6 +1,6 @@
 """Prepares and serves OpenStack for tests, with Debian's own packages.
 
-swift_servers.py rings DIR ACCOUNT CONTAINER OBJECT   writes rings of one device
+swift_servers.py rings DIR HOST PORT PORT PORT         writes rings of one device
 swift_servers.py keystone CONF HOST:PORT PASSWORD     fills the database, then serves
 swift_servers.py entries DIR CONTAINER                adds the names on stdin to a listing
 """
@@ -9,14 +9,14 @@ import sqlite3
 import sys
 
 
-def rings(folder, *ports):
+def rings(folder, host, *ports):
     from swift.common.ring import RingBuilder
     for name, port in zip(("account", "container", "object"), ports):
         builder = RingBuilder(0, 1, 0)
         builder.add_dev({
             "id": 0, "region": 1, "zone": 1, "device": "d1", "weight": 1.0, "meta": "",
-            "ip": "127.0.0.1", "port": int(port),
-            "replication_ip": "127.0.0.1", "replication_port": int(port),
+            "ip": host, "port": int(port),
+            "replication_ip": host, "replication_port": int(port),
         })
         builder.rebalance()
         builder.get_ring().save(os.path.join(folder, name + ".ring.gz"))
