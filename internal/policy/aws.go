@@ -27,13 +27,13 @@ func aws(t target, gs []grant) Policy {
 	switch t.For {
 	case VM:
 		p.Apply = append(p.Apply,
-			fmt.Sprintf("aws iam attach-role-policy --role-name ROLE --policy-arn arn:aws:iam::ACCOUNT:policy/%s", name),
+			fmt.Sprintf("aws iam attach-role-policy --role-name ROLE --policy-arn arn:%s:iam::ACCOUNT:policy/%s", t.partition(), name),
 			"aws ec2 run-instances … --iam-instance-profile Name=PROFILE --metadata-options HttpTokens=required")
 		if t.VM == "" {
 			p.Notes = append(p.Notes, "Each VM of the role writes below a folder named by aws:userid (role ID:instance ID), which AWS sets; the agent finds its own by asking STS once.")
 		}
 	default:
-		p.Apply = append(p.Apply, fmt.Sprintf("aws iam attach-user-policy --user-name USER --policy-arn arn:aws:iam::ACCOUNT:policy/%s", name))
+		p.Apply = append(p.Apply, fmt.Sprintf("aws iam attach-user-policy --user-name USER --policy-arn arn:%s:iam::ACCOUNT:policy/%s", t.partition(), name))
 	}
 	return p
 }
@@ -60,7 +60,7 @@ func identityPolicy(t target, gs []grant, self string) Policy {
 		Version   string
 		Statement []statement
 	}{Version: "2012-10-17"}
-	arn := "arn:aws:s3:::" + t.bucket
+	arn := "arn:" + t.partition() + ":s3:::" + t.bucket
 	for _, v := range []struct {
 		verb   verb
 		sid    string
@@ -88,7 +88,19 @@ func identityPolicy(t target, gs []grant, self string) Policy {
 		doc.Statement = append(doc.Statement, statement{Sid: "List", Effect: "Allow", Action: []string{"s3:ListBucket"}, Resource: []string{arn},
 			Condition: map[string]map[string][]string{"StringLike": {"s3:prefix": ps}}})
 	}
-	return Policy{Form: "json", Text: indented(doc), Verified: true}
+	return Policy{Form: "json", Text: indented(doc)}
+}
+
+// partition is the part of AWS that the bucket's region is in: names of things
+// in one mean nothing in another.
+func (t target) partition() string {
+	switch region := t.query.Get("region"); {
+	case strings.HasPrefix(region, "cn-"):
+		return "aws-cn"
+	case strings.HasPrefix(region, "us-gov-"):
+		return "aws-us-gov"
+	}
+	return "aws"
 }
 
 // indented is doc as JSON without the escapes that are for HTML.

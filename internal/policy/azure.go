@@ -30,6 +30,7 @@ func azure(t target, gs []grant) Policy {
 	name := t.Name + "-" + string(t.For)
 	var b strings.Builder
 	fmt.Fprintf(&b, `# Least rights of a bootwell %s in container %s of storage account %s.
+# Written after the description of Azure by Microsoft of conditions; there is no server to try them on but Azure: look at what bootwell doctor says.
 # SUBSCRIPTION and GROUP are those of the account; PRINCIPAL is the object ID of the identity that gets them.
 SCOPE="/subscriptions/${SUBSCRIPTION:?}/resourceGroups/${GROUP:?}/providers/Microsoft.Storage/storageAccounts/%s/blobServices/default/containers/%s"
 az role definition create --role-definition '%s'

@@ -33,7 +33,7 @@ func gcp(t target, gs []grant) Policy {
 	if prefixes(gs, list) != nil {
 		bind("list", "storage.objects.list", "")
 	}
-	p := Policy{Form: "sh", Text: b.String(), Verified: true, Apply: []string{"PROJECT=… MEMBER=… sh FILE"}}
+	p := Policy{Form: "sh", Text: b.String(), Apply: []string{"PROJECT=… MEMBER=… sh FILE"}}
 	if t.For == VM && t.VM == "" {
 		p.Notes = append(p.Notes, "Conditions cannot name the VM that asks, so VMs that share a service account can overwrite each other's reports and logs. One service account a VM, and --vm NAME (its instance ID), confines each.")
 	}

@@ -31,7 +31,7 @@ func openstack(t target, gs []grant) Policy {
 	if prefixes(gs, list) != nil {
 		rules = append(rules, rule{"object-store", "GET", base})
 	}
-	p := Policy{Form: "json", Text: indented(rules), Verified: true}
+	p := Policy{Form: "json", Text: indented(rules)}
 	p.Apply = []string{
 		fmt.Sprintf("openstack application credential create --access-rules FILE %s-%s", t.Name, t.For),
 	}

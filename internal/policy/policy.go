@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -38,13 +39,12 @@ type Config struct {
 
 // A Policy is a text for a cloud and what to do with it.
 type Policy struct {
-	Cloud    string   `json:"cloud"`
-	For      Audience `json:"for"`
-	Form     string   `json:"form"`            // json, or sh: commands
-	Text     string   `json:"text"`            // the document or script
-	Apply    []string `json:"apply"`           // commands that put a document to use, FILE being the document
-	Notes    []string `json:"notes,omitempty"` // what this cloud cannot confine, and what follows
-	Verified bool     `json:"verified"`        // tried against a server that enforces it
+	Cloud string   `json:"cloud"`
+	For   Audience `json:"for"`
+	Form  string   `json:"form"`            // json, or sh: commands
+	Text  string   `json:"text"`            // the document or script
+	Apply []string `json:"apply"`           // commands that put a document to use, FILE being the document
+	Notes []string `json:"notes,omitempty"` // what this cloud cannot confine, and what follows
 }
 
 // A cloud translates grants.
@@ -163,8 +163,8 @@ func Generate(c Config) (Policy, error) {
 		t.prefix = path + "/"
 	}
 	for _, part := range []string{t.bucket, t.prefix, t.host, c.VM, c.Name} {
-		if strings.ContainsFunc(part, func(r rune) bool { return r < ' ' || strings.ContainsRune("'\"`$\\*?{}", r) }) {
-			return Policy{}, fmt.Errorf("%.200q has a character that policies give a meaning: %w", part, ErrConfig)
+		if !plain.MatchString(part) {
+			return Policy{}, fmt.Errorf("%.200q has a character that policies or shells may give a meaning: %w", part, ErrConfig)
 		}
 	}
 	if t.bucket == "" {
@@ -174,6 +174,10 @@ func Generate(c Config) (Policy, error) {
 	p.Cloud, p.For = clouds[i].name, c.For
 	return p, nil
 }
+
+// plain are the names that mean nothing but themselves in JSON, in conditions
+// and in a shell.
+var plain = regexp.MustCompile(`^[A-Za-z0-9._/:@+][A-Za-z0-9._/~=:@+-]*$|^$`)
 
 // choose returns which of the clouds c is for.
 func choose(c Config, u *url.URL) (int, error) {

@@ -84,12 +84,24 @@ func TestGenerate_Mistakes(t *testing.T) {
 		{policy.Config{Bucket: "file:///b"}, "has no policies"},
 		{policy.Config{Bucket: "az://account"}, "names no container"},
 		{policy.Config{Bucket: "b"}, "is not a URL"},
-		{policy.Config{Bucket: "az://a/c", VM: "x' OR 'y"}, "a character that policies give a meaning"},
-		{policy.Config{Bucket: "s3://a/${aws:x}"}, "a character that policies give a meaning"},
-		{policy.Config{Bucket: "gs://a/*"}, "a character that policies give a meaning"},
+		{policy.Config{Bucket: "az://a/c", VM: "x' OR 'y"}, "may give a meaning"},
+		{policy.Config{Bucket: "s3://a/${aws:x}"}, "may give a meaning"},
+		{policy.Config{Bucket: "gs://a/*"}, "may give a meaning"},
+		{policy.Config{Bucket: "gs://a;reboot"}, "may give a meaning"},
+		{policy.Config{Bucket: "gs://a/b;c"}, "may give a meaning"},
+		{policy.Config{Bucket: "gs://a/b", Name: "-x"}, "may give a meaning"},
+		{policy.Config{Bucket: "az://a/c&d"}, "may give a meaning"},
 	} {
 		if _, err := policy.Generate(c.config); !errors.Is(err, policy.ErrConfig) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v, want %q", c.config, err, c.want)
+		}
+	}
+}
+
+func TestAWS_Partitions(t *testing.T) {
+	for region, want := range map[string]string{"": "arn:aws:s3:::acme/", "eu-west-1": "arn:aws:s3:::acme/", "cn-north-1": "arn:aws-cn:s3:::acme/", "us-gov-west-1": "arn:aws-us-gov:s3:::acme/"} {
+		if p := generate(t, policy.Config{Bucket: "s3://acme/prod?region=" + region}); !strings.Contains(p.Text, `"`+want) {
+			t.Errorf("region %s: no %s in %s", region, want, p.Text)
 		}
 	}
 }
@@ -111,7 +123,7 @@ func FuzzGenerate(f *testing.F) {
 			if p.Form == "json" && !json.Valid([]byte(p.Text)) {
 				t.Errorf("not JSON: %s", p.Text)
 			}
-			if strings.Count(p.Text, "'")%2 != 0 || strings.Contains(vm, "'") {
+			if strings.Count(p.Text, "'")%2 != 0 || strings.ContainsAny(bucket+name+vm, "';&|`$<>()\n") && p.Form == "sh" && !strings.ContainsAny(bucket, "?#") {
 				t.Errorf("a quote came through: %s", p.Text)
 			}
 		}

@@ -1,4 +1,5 @@
 # Least rights of a bootwell vm in container acme of storage account acmestore.
+# Written after the description of Azure by Microsoft of conditions; there is no server to try them on but Azure: look at what bootwell doctor says.
 # SUBSCRIPTION and GROUP are those of the account; PRINCIPAL is the object ID of the identity that gets them.
 SCOPE="/subscriptions/${SUBSCRIPTION:?}/resourceGroups/${GROUP:?}/providers/Microsoft.Storage/storageAccounts/acmestore/blobServices/default/containers/acme"
 az role definition create --role-definition '{
