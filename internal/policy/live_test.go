@@ -11,6 +11,7 @@ import (
 	"github.com/bootwell/bootwell/internal/bucket/azblob"
 	"github.com/bootwell/bootwell/internal/bucket/buckettest"
 	"github.com/bootwell/bootwell/internal/bucket/gcs"
+	"github.com/bootwell/bootwell/internal/bucket/s3"
 	"github.com/bootwell/bootwell/internal/bucket/swift"
 	"github.com/bootwell/bootwell/internal/policy"
 )
@@ -90,6 +91,27 @@ func TestOpenStack(t *testing.T) {
 				return b
 			}
 			holds(t, open(), open(rules...), lives[who], true)
+		})
+	}
+}
+
+// On MinIO a session can be given the policy; its keys are temporary.
+func TestMinIO(t *testing.T) {
+	srv := buckettest.StartMinIO(t, buckettest.ServerConfig{})
+	srv.CreateBucket("fleet")
+	for _, who := range policy.Audiences() {
+		t.Run(string(who), func(t *testing.T) {
+			url := srv.URL("fleet", "prod-"+string(who))
+			p := generate(t, policy.Config{Bucket: url, For: who, VM: map[policy.Audience]string{policy.VM: "vm1"}[who]})
+			open := func(text string) bucket.Bucket {
+				key, secret, token := srv.AssumeRole(text)
+				b, err := s3.Open(t.Context(), url, s3.Options{Sources: []s3.Source{s3.Static(key, secret, token)}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return b
+			}
+			holds(t, open(""), open(p.Text), lives[who], false)
 		})
 	}
 }
