@@ -43,8 +43,9 @@ demo: build ## the main job on this machine, in a throw-away VM of namespaces
 bench: ## Go benchmarks of the packages
 	@go test -run '^$$' -bench . -benchmem ./internal/...
 
-size: build ## of the agent, stripped and compressed
+size: build ## of the agent, stripped and compressed, and what each bucket provider adds to it
 	@ls -l $(BIN)
+	@contrib/ci/size -ldflags '-s -w -funcalign=16' $(SMALL)
 
 fuzz: ## each fuzz target for a short while
 	@contrib/ci/fuzz
