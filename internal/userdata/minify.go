@@ -17,7 +17,7 @@ var shortNames = map[string]string{
 	"conf": "B", "done": "U", "have": "D", "temp": "N", "explain": "X",
 	"sign": "S", "stored": "K", "role": "R", "account": "A", "client": "C",
 	"pack": "P", "assertion": "J", "source": "I", "sink": "O",
-	"vendor": "V", "region": "G", "kind": "T", "place": "Y", "ask": "Q",
+	"vendor": "V", "region": "G", "kind": "T", "place": "Y", "ask": "Q", "Stay": "E",
 	"put": "W", "say": "M", "get": "L",
 }
 

@@ -6,7 +6,7 @@ import base64, hmac, json
 def az(query, account, client):
     """Add the token of the managed identity to a request, else a SAS, else a signature by the shared key."""
     known = stored()
-    query.headers = head = {"x-ms-date": time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime()), "x-ms-version": "2021-08-06"}
+    query.unredirected_hdrs = head = {"x-ms-date": strftime("%a, %d %b %Y %H:%M:%S GMT", gmtime()), "x-ms-version": "2021-08-06"}
     try:
         url = known.get("azure_pod_identity_authority_host", "http://169.254.169.254")
         url += "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https%3A%2F%2Fstorage.azure.com%2F"

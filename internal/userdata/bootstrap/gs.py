@@ -12,7 +12,7 @@ def assertion(known):
     """Return the grant for a token that the key of a service account signs (RFC 7523)."""
     if not shutil.which("openssl"):
         raise OSError("a key file needs openssl, which is missing")
-    now = int(time.time())
+    now = int(time())
     head = {"alg": "RS256", "kid": known["private_key_id"]}
     body = {"iss": known["client_email"], "scope": "https://www.googleapis.com/auth/devstorage.read_only", "aud": known["token_uri"], "iat": now, "exp": now + 600}
     text = b".".join(pack(json.dumps(part).encode()) for part in (head, body))
@@ -28,14 +28,13 @@ def gs(query):
     """Add the token of the VM's service account to a request, else of the one whose key is stored."""
     known = stored()
     try:
-        url = "http://" + known.get("gce_metadata_host", "169.254.169.254")
-        url += "/computeMetadata/v1/instance/service-accounts/default/token"
-        reply = ask(Request(url, None, {"Metadata-Flavor": "Google"}))
+        url = known.get("gce_metadata_host", "169.254.169.254")
+        reply = ask(Request("http://" + url + "/computeMetadata/v1/instance/service-accounts/default/token", None, {"Metadata-Flavor": "Google"}))
     except Exception as err:
         name = known.get("google_application_credentials")
         if not name:
             raise OSError("no credentials; service account: " + explain(err))
         known = json.load(open(name))
-        reply = urlopen(known["token_uri"], assertion(known), 9).read(9999).decode()
+        reply = urlopen(known["token_uri"], assertion(known), 9).read(9999)
     query.full_url += "?alt=media"
-    query.headers = {"authorization": "Bearer " + json.loads(reply)["access_token"]}
+    query.unredirected_hdrs = {"authorization": "Bearer " + json.loads(reply)["access_token"]}

@@ -10,7 +10,8 @@
 # prints to standard output only: cloud-init keeps that in its log and sends it
 # on to the console, where a second copy would only confuse.
 
-import hashlib, lzma, os, re, signal, sys, time
+import hashlib, lzma, os, re, signal, sys
+from time import *
 from urllib.request import *
 
 # Settings: these are examples, user-data has its own.
@@ -28,7 +29,7 @@ HINT = "; check network, clock, bucket"
 
 def say(*words):
     """Print a line of the story. Clock 7 is CLOCK_BOOTTIME."""
-    print("bootwell: %.2fs" % time.clock_gettime(7), *words, flush=1)
+    print("bootwell: %.2fs" % clock_gettime(7), *words, flush=1)
 
 
 sys.excepthook = lambda *err: say("FAILED:", err[1])
@@ -38,8 +39,8 @@ def explain(err):
     """Return an error's words, without the secret part of a URL, and what the server said in XML or JSON."""
     why = str(err).split("?")[0]
     try:
-        return " - ".join([why] + re.findall(r"(?:ode|age|ils|tion)(?:>|\x22: ?\x22)(\w[^<\x22\n]+)", err.read(9999).decode()))
-    except Exception:
+        return " - ".join([why] + re.findall(r"""(?:ode|age|ils|tion)(?:>|": ?")(\w[^<"\n]+)""", err.read(9999).decode()))
+    except:
         return why
 
 
@@ -48,7 +49,7 @@ def explain(err):
 
 def get(want):
     """Return the agent from the first bucket that has it. Try all again while that may help: for 5 minutes."""
-    start = time.monotonic()
+    start = monotonic()
     pause = 1
     while 1:
         limit = 0
@@ -72,10 +73,10 @@ def get(want):
                 # The rights of a new role take a while to be known everywhere.
                 limit = max(limit, 120 if code == 403 else 300 if code in (0, 429) or code > 499 else 0)
             say(why)
-        if time.monotonic() - start + pause > limit:
+        if monotonic() - start + pause > limit:
             raise Exception(why + HINT)
         say("again in %ds" % pause)
-        time.sleep(pause)
+        sleep(pause)
         pause += 2
 
 
@@ -89,7 +90,7 @@ def put(path, data, mode):
             file.write(data)
             file.flush()
             os.fsync(file)
-    except OSError:
+    except:
         # Half an agent must not keep a full disk full.
         os.remove(temp)
         raise
@@ -102,13 +103,13 @@ signal.alarm(900)
 cpu = os.uname()[4]
 want = AGENTS.get(cpu)
 if not want:
-    raise Exception("no agent for CPU " + cpu)
+    raise OSError("no agent for CPU " + cpu)
 # agent.yaml is written after the agent, and its last line names the agent that
 # was installed. An agent that has updated itself since then stays.
 conf = "/etc/bootwell/agent.yaml"
 try:
     done = want in open(conf).read()
-except OSError:
+except:
     done = 0
 data = 0
 # The second place is for a read-only or noexec /usr.
@@ -124,4 +125,4 @@ for path in "/usr/local/bin", "/var/lib/bootwell/bin":
         os.execv(path, [path, "install"])
     except OSError as err:
         say(path, err)
-raise Exception("the agent did not start")
+raise OSError("the agent did not start")

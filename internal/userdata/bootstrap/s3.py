@@ -25,9 +25,9 @@ def role():
 def s3(query, scope):
     """Add AWS Signature Version 4 to a request. The headers stand in sorted order, as it wants them."""
     key, secret, token = role()
-    now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    now = strftime("%Y%m%dT%H%M%SZ", gmtime())
     body = "UNSIGNED-PAYLOAD"
-    query.headers = head = {"host": query.host, "x-amz-content-sha256": body, "x-amz-date": now}
+    query.unredirected_hdrs = head = {"host": query.host, "x-amz-content-sha256": body, "x-amz-date": now}
     if token:
         head["x-amz-security-token"] = token
     names = ";".join(head)

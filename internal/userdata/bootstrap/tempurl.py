@@ -11,7 +11,7 @@ def tempurl(query):
         known = vendor(known)
     query.full_url += "?"
     if name + "key" in known:
-        now = str(int(time.time()) + 600)
+        now = str(int(time()) + 600)
         # The path that is signed is not percent-encoded.
         text = "GET\n" + now + "\n" + url2pathname(query.selector.split("?")[0])
         known = {name + "expires": now, name + "sig": hmac.new(known[name + "key"].encode(), text.encode(), "sha256").hexdigest()}

@@ -8,12 +8,12 @@ def vendor(known):
     url = known.get("openstack_metadata_url", "http://169.254.169.254")
     known = {}
     path = "/run/config-2"
-    os.system("mkdir -p %s;mount -r LABEL=config-2 %s 2>&-" % (path, path))
+    os.system("mkdir -p " + path + ";2>&- mount -r LABEL=config-2 " + path)
     for url in "file://" + path, "file:///mnt/config", url:
         for name in "2", "":
+            why = "absent"
             try:
                 json.loads(ask(url + "/openstack/latest/vendor_data%s.json" % name), object_hook=lambda part: known.update(part.get("bootwell", {})) or part)
-                why = "absent"
             except Exception as err:
                 why = explain(err)
     os.system("umount 2>&- " + path)
