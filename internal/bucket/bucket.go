@@ -27,7 +27,7 @@ var (
 	ErrExists       = errors.New("object exists already")          // PutIfAbsent
 	ErrPrecondition = errors.New("object was changed by another")  // PutIfMatch
 	ErrNotModified  = errors.New("object is not modified")         // Get with IfNoneMatch
-	ErrPermission   = errors.New("not allowed")                    // refused, also for wrong or expired credentials
+	ErrPermission   = errors.New("not allowed")                    // refused; [ErrCredentials] and its like say why
 	ErrNoBucket     = errors.New("bucket does not exist")          // also a folder that is not there
 	ErrUnavailable  = errors.New("bucket cannot be reached")       // network, timeout, 429, 5xx: worth another try
 	ErrUnsupported  = errors.New("not supported by this bucket")   // e.g. writing to https://

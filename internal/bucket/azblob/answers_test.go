@@ -27,12 +27,12 @@ func TestAnswers(t *testing.T) {
 		want   error
 		words  string
 	}{
-		{401, "InvalidAuthenticationInfo", absent, bucket.ErrPermission, "the key the one of this storage account"},
-		{401, "NoAuthenticationInformation", absent, bucket.ErrPermission, "NoAuthenticationInformation: the words"},
-		{403, "AuthenticationFailed", match, bucket.ErrPermission, "the key the one of this storage account"},
+		{401, "InvalidAuthenticationInfo", absent, bucket.ErrCredentials, "the key the one of this storage account"},
+		{401, "NoAuthenticationInformation", absent, bucket.ErrCredentials, "NoAuthenticationInformation: the words"},
+		{403, "AuthenticationFailed", match, bucket.ErrCredentials, "the key the one of this storage account"},
 		{403, "AuthorizationPermissionMismatch", absent, bucket.ErrPermission, "lacks this right"},
 		{403, "AuthorizationFailure", absent, bucket.ErrPermission, "network rules"},
-		{403, "KeyBasedAuthenticationNotPermitted", absent, bucket.ErrPermission, "use a managed identity"},
+		{403, "KeyBasedAuthenticationNotPermitted", absent, bucket.ErrCredentials, "use a managed identity"},
 		{403, "UnauthorizedBlobOverwrite", absent, bucket.ErrExists, ""},
 		{403, "UnauthorizedBlobOverwrite", match, bucket.ErrPermission, ""},
 		{400, "AccountRequiresHttps", absent, bucket.ErrPermission, "use https"},
@@ -67,11 +67,59 @@ func TestAnswers(t *testing.T) {
 			if err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.words) {
 				t.Fatalf("%v, want %v with %q", err, c.want, c.words)
 			}
+			if c.want == bucket.ErrPermission && !bucket.Refused(err) {
+				t.Errorf("%v is not for want of a right alone", err)
+			}
 			if strings.ContainsAny(err.Error(), "\n") || strings.Contains(err.Error(), "RequestId") {
 				t.Errorf("%q says too much", err)
 			}
 			if c.want == nil && classified(err) {
 				t.Errorf("%v is in the vocabulary", err)
+			}
+		})
+	}
+}
+
+// TestUnauthenticated has what Azure says of a SAS token or bearer token that it
+// does not accept.
+// https://learn.microsoft.com/rest/api/storageservices/status-and-error-codes2
+func TestUnauthenticated(t *testing.T) {
+	sas := func(se string) Source { return SAS("sv=1&sr=c&sig=x" + se) }
+	token := TokenSource("test", func(context.Context) (string, time.Time, error) { return "a.b.c", time.Time{}, nil })
+	const frame = "Signature not valid in the specified time frame: Start [Thu, 01 Jan 2026 00:00:00 GMT] - Expiry [Fri, 02 Jan 2026 00:00:00 GMT] - Current [Sat, 03 Jan 2026 00:00:00 GMT]"
+	day := func(n int) string { return "&se=" + time.Now().AddDate(0, 0, n).UTC().Format(time.RFC3339) }
+	for name, c := range map[string]struct {
+		source Source
+		detail string
+		skew   time.Duration // of the server's clock
+		want   error
+		words  string
+	}{
+		"SAS that ended":                {sas(day(-1)), frame, 0, bucket.ErrExpired, "the SAS token ended at 20"},
+		"SAS that ended there":          {sas(day(1)), frame, 48 * time.Hour, bucket.ErrExpired, "the SAS token ended at 20"},
+		"SAS that has not begun":        {sas(day(1)), frame, 0, bucket.ErrCredentials, "not valid yet"},
+		"SAS of a policy":               {sas(""), frame, 0, bucket.ErrExpired, "stored access policy"},
+		"forged SAS":                    {sas(day(1)), "Signature did not match.", 0, bucket.ErrCredentials, "is the SAS token whole"},
+		"forged SAS, and another clock": {sas(day(9)), "Signature did not match.", time.Hour, bucket.ErrCredentials, "is the SAS token whole"},
+		"token that ended":              {token, "Lifetime validation failed. The token is expired.", 0, bucket.ErrExpired, "the token has expired"},
+		"token for another":             {token, "Audience validation failed.", 0, bucket.ErrCredentials, "not valid for this storage account"},
+		"key, and another clock":        {SharedKey("a2V5"), "Request date header too old.", time.Hour, bucket.ErrClock, "(1h0m0s behind the server's)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Date", time.Now().Add(c.skew).UTC().Format(http.TimeFormat))
+				w.Header().Set("x-ms-error-code", "AuthenticationFailed")
+				w.WriteHeader(http.StatusForbidden)
+				fmt.Fprintf(w, "<Error><Code>AuthenticationFailed</Code><Message>Server failed to authenticate the request.</Message><AuthenticationErrorDetail>%s</AuthenticationErrorDetail></Error>", c.detail)
+			}))
+			defer srv.Close()
+			b, err := Open(t.Context(), "az://acct/fleet?endpoint="+srv.URL, Options{Sources: []Source{c.source}, Transport: srv.Client().Transport})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _, err = b.Get(t.Context(), "k", bucket.GetOptions{})
+			if !errors.Is(err, c.want) || !errors.Is(err, bucket.ErrPermission) || !strings.Contains(err.Error(), c.words) {
+				t.Errorf("%v, want %#v with %q", err, c.want, c.words)
 			}
 		})
 	}

@@ -95,12 +95,12 @@ func TestBearer(t *testing.T) {
 	}
 	stranger := buckettest.AzureToken("https://vault.azure.net", time.Now().Add(time.Hour))
 	buckettest.TestRefused(t, []buckettest.Refusal{
-		{Name: "token for another service", Open: with("fleet", bearer("https://vault.azure.net", time.Hour)), Words: "Invalid token audience", Secrets: strings.Split(stranger, ".")[:2]},
-		{Name: "expired token", Open: with("fleet", bearer(audience, -time.Minute)), Words: "the token is not valid for this storage account"},
+		{Name: "token for another service", Open: with("fleet", bearer("https://vault.azure.net", time.Hour)), Want: bucket.ErrCredentials, Words: "Invalid token audience", Secrets: strings.Split(stranger, ".")[:2]},
+		{Name: "expired token", Open: with("fleet", bearer(audience, -time.Minute)), Want: bucket.ErrCredentials, Words: "the token is not valid for this storage account"},
 		{Name: "no token", Open: with("fleet", azblob.TokenSource("test", func(context.Context) (string, time.Time, error) {
 			return "nonsense", time.Time{}, nil
-		})), Words: "AuthenticationFailed", Secrets: []string{"nonsense"}},
-		{Name: "wrong key", Open: with("fleet", azblob.SharedKey("d3JvbmcgYWNjb3VudCBrZXk=")), Words: "is the key the one of this storage account?"},
+		})), Want: bucket.ErrCredentials, Words: "AuthenticationFailed", Secrets: []string{"nonsense"}},
+		{Name: "wrong key", Open: with("fleet", azblob.SharedKey("d3JvbmcgYWNjb3VudCBrZXk=")), Want: bucket.ErrCredentials, Words: "is the key the one of this storage account?"},
 		{Name: "missing container", Open: with("nothere", bearer(audience, time.Hour)), Want: bucket.ErrNoBucket, Words: "ContainerNotFound"},
 	})
 	t.Run("managed identity", func(t *testing.T) { testIdentityMidRun(t, srv) })
@@ -123,10 +123,10 @@ func testRefused(t *testing.T, srv *buckettest.Azurite) {
 	forged := strings.Replace(list, "sp=rl", "sp="+everything, 1)
 	write := []string{"put", "put if absent", "delete"}
 	buckettest.TestRefused(t, []buckettest.Refusal{
-		{Name: "wrong key", Open: with("refused", azblob.SharedKey("d3JvbmcgYWNjb3VudCBrZXk=")), Words: "is the key the one of this storage account?", Secrets: secrets},
-		{Name: "expired SAS", Open: with("refused", azblob.SAS(expired)), Words: "the SAS token ended at 20", Secrets: secrets},
-		{Name: "SAS of another container", Open: with("other", azblob.SAS(list)), Words: "made for this container?", Secrets: secrets},
-		{Name: "forged SAS", Open: with("refused", azblob.SAS(forged)), Words: "is the SAS token whole", Secrets: secrets},
+		{Name: "wrong key", Open: with("refused", azblob.SharedKey("d3JvbmcgYWNjb3VudCBrZXk=")), Want: bucket.ErrCredentials, Words: "is the key the one of this storage account?", Secrets: secrets},
+		{Name: "expired SAS", Open: with("refused", azblob.SAS(expired)), Want: bucket.ErrExpired, Words: "the SAS token ended at 20", Secrets: secrets},
+		{Name: "SAS of another container", Open: with("other", azblob.SAS(list)), Want: bucket.ErrCredentials, Words: "made for this container?", Secrets: secrets},
+		{Name: "forged SAS", Open: with("refused", azblob.SAS(forged)), Want: bucket.ErrCredentials, Words: "is the SAS token whole", Secrets: secrets},
 		{Name: "SAS to read", Open: with("refused", azblob.SAS(list)), Calls: write, Words: "AuthorizationPermissionMismatch", Secrets: secrets},
 		{Name: "SAS to read what is known", Open: with("refused", azblob.SAS(read)), Calls: append(write, "list"), Words: "lacks this right", Secrets: secrets},
 		{Name: "missing container", Open: with("nothere", key()), Want: bucket.ErrNoBucket, Words: "ContainerNotFound", Secrets: secrets},
@@ -166,9 +166,9 @@ func testClock(t *testing.T, srv *buckettest.Azurite) {
 	}))
 	t.Cleanup(front.Close)
 	at := "az://" + buckettest.AzureAccount + "/clock?endpoint=" + url.QueryEscape(front.URL+"/"+buckettest.AzureAccount)
-	buckettest.TestClock(t, "the clock of this machine is wrong (1h0m", func(t testing.TB, via buckettest.Via) bucket.Bucket {
+	buckettest.TestClock(t, buckettest.Clock{Words: "the clock of this machine is wrong (1h0m", Open: func(t testing.TB, via buckettest.Via) bucket.Bucket {
 		return open(t, at, via(nil), key())
-	})
+	}})
 }
 
 func testSetup(t *testing.T, srv *buckettest.Azurite) {

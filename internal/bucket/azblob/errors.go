@@ -34,6 +34,10 @@ func (b *Bucket) fail(ctx context.Context, in call, err error) error {
 	}
 	var answer *azcore.ResponseError
 	if !errors.As(err, &answer) {
+		if bucket.Refused(err) || errors.Is(err, bucket.ErrUnavailable) {
+			// Only the sources speak so. What is on the way has no class yet.
+			err = bucket.Because(err, bucket.ErrNoCredentials)
+		}
 		if classified(err) {
 			return fmt.Errorf("%s: %w", where, err)
 		}
@@ -57,10 +61,18 @@ func (b *Bucket) fail(ctx context.Context, in call, err error) error {
 	if said != "" {
 		text = strings.TrimPrefix(text+": "+in.cred.hide(said), ": ")
 	}
-	if hint := b.remedy(in.cred, code); hint != "" {
+	hint, cause := remedy(code), error(nil)
+	if code == "AuthenticationFailed" || code == "InvalidAuthenticationInfo" {
+		hint, cause = b.unauthenticated(in.cred, said)
+	}
+	if hint != "" {
 		text += ": " + hint
 	}
-	if sentinel := classify(answer, in.cond); sentinel != nil {
+	sentinel := classify(answer, in.cond)
+	if cause != nil && errors.Is(sentinel, bucket.ErrPermission) {
+		sentinel = cause
+	}
+	if sentinel != nil {
 		return fmt.Errorf("%s: %w: %s", where, sentinel, text)
 	}
 	return fmt.Errorf("%s: status %d: %s", where, answer.StatusCode, text)
@@ -83,8 +95,9 @@ func classify(e *azcore.ResponseError, c bucket.Condition) error {
 		return bucket.ErrNoBucket
 	case "BlobNotFound", "ResourceNotFound":
 		return bucket.ErrNotExist
-	case "InvalidAuthenticationInfo", "NoAuthenticationInformation", "AuthenticationFailed", "PublicAccessNotPermitted",
-		"AccountIsDisabled", "AccountRequiresHttps", "BlobImmutableDueToPolicy", "SnapshotsPresent":
+	case "InvalidAuthenticationInfo", "NoAuthenticationInformation", "AuthenticationFailed", "KeyBasedAuthenticationNotPermitted":
+		return bucket.ErrCredentials
+	case "PublicAccessNotPermitted", "AccountIsDisabled", "AccountRequiresHttps", "BlobImmutableDueToPolicy", "SnapshotsPresent":
 		return bucket.ErrPermission
 	case "ContainerBeingDeleted", "ServerBusy", "InternalError", "OperationTimedOut", "LeaseIdMissing":
 		return bucket.ErrUnavailable
@@ -112,10 +125,8 @@ func classify(e *azcore.ResponseError, c bucket.Condition) error {
 }
 
 // remedy says what the server's words mean for the reader.
-func (b *Bucket) remedy(cred credential, code string) string {
+func remedy(code string) string {
 	switch code {
-	case "AuthenticationFailed", "InvalidAuthenticationInfo":
-		return b.unauthenticated(cred)
 	case "AuthorizationPermissionMismatch":
 		return "the identity or SAS token lacks this right"
 	case "AuthorizationFailure":
@@ -133,26 +144,38 @@ func (b *Bucket) remedy(cred credential, code string) string {
 // tolerance is how far the service lets a clock be off.
 const tolerance = 15 * time.Minute
 
-func (b *Bucket) unauthenticated(cred credential) string {
+// unauthenticated says why the service does not know who asks, and the class of
+// that. It does not look at the date of a request with a SAS token.
+func (b *Bucket) unauthenticated(cred credential, said string) (hint string, cause error) {
 	skew := time.Duration(b.wire.skew.Load())
+	ended := !cred.ends.IsZero() && time.Now().Add(-skew).After(cred.ends)
 	switch {
-	case skew.Abs() > tolerance-time.Minute:
+	case cred.sas == "" && skew.Abs() > tolerance-time.Minute:
 		direction := "ahead of"
 		if skew < 0 {
 			direction = "behind"
 		}
-		return fmt.Sprintf("the clock of this machine is wrong (%s %s the server's)", skew.Abs().Round(time.Minute), direction)
-	case cred.sas != "" && !cred.ends.IsZero() && time.Now().Add(-skew).After(cred.ends):
-		return "the SAS token ended at " + cred.ends.UTC().Format(time.RFC3339)
+		return fmt.Sprintf("the clock of this machine is wrong (%s %s the server's)", skew.Abs().Round(time.Minute), direction), bucket.ErrClock
+	case cred.sas != "" && ended:
+		return "the SAS token ended at " + cred.ends.UTC().Format(time.RFC3339), bucket.ErrExpired
+	case cred.sas != "" && strings.Contains(said, outOfTime) && cred.ends.IsZero():
+		return "the stored access policy of the SAS token has ended, or has not begun", bucket.ErrExpired
+	case cred.sas != "" && strings.Contains(said, outOfTime):
+		return "the SAS token is not valid yet: see its st=", bucket.ErrCredentials
 	case cred.sas != "":
-		return "is the SAS token whole, and made for this container?"
+		return "is the SAS token whole, and made for this container?", bucket.ErrCredentials
 	case cred.key != nil:
-		return "is the key the one of this storage account?"
+		return "is the key the one of this storage account?", bucket.ErrCredentials
+	case cred.token != "" && (ended || strings.Contains(said, "token is expired")):
+		return "the token has expired", bucket.ErrExpired
 	case cred.token != "":
-		return "the token is not valid for this storage account"
+		return "the token is not valid for this storage account", bucket.ErrCredentials
 	}
-	return ""
+	return "", bucket.ErrCredentials
 }
+
+// outOfTime is what the service says of a SAS token whose time is another.
+const outOfTime = "not valid in the specified time frame"
 
 // message returns what an answer's body says, on one line.
 // https://learn.microsoft.com/rest/api/storageservices/status-and-error-codes2

@@ -81,7 +81,7 @@ type Refusal struct {
 	Open    func(t testing.TB, via Via) bucket.Bucket
 	Key     string   // used by the calls; "": k
 	Calls   []string // refused, by the names of [EveryCall]; the others must not be; nil: all are refused
-	Want    error    // nil: bucket.ErrPermission
+	Want    error    // also a cause, such as bucket.ErrExpired; nil: bucket.ErrPermission for want of a right alone
 	Words   string   // in each error
 	Secrets []string // in no error, in no encoding
 }
@@ -111,7 +111,11 @@ func (c Refusal) test(t *testing.T) {
 		refused := c.Calls == nil || slices.Contains(c.Calls, op)
 		switch {
 		case refused && !errors.Is(err, c.Want):
-			t.Errorf("%s: %v, want %v", op, err, c.Want)
+			t.Errorf("%s: %v, want %#v", op, err, c.Want)
+		case refused && c.Want == bucket.ErrPermission && !bucket.Refused(err):
+			t.Errorf("%s: %v, want it refused for want of a right", op, err)
+		case refused && slices.Contains(bucket.Causes(), c.Want) && !errors.Is(err, bucket.ErrPermission):
+			t.Errorf("%s: %v, want %v", op, err, bucket.ErrPermission)
 		case refused && !strings.Contains(err.Error(), c.Words):
 			t.Errorf("%s: %v does not say %q", op, err, c.Words)
 		case !refused && errors.Is(err, bucket.ErrPermission):
@@ -141,17 +145,29 @@ func (c Refusal) hides(t *testing.T, op string, err error) {
 	}
 }
 
-// TestClock checks that a clock that is an hour off, to either side, is told as
-// bucket.ErrPermission with these words, and that the right clock is not. open
-// is called where time.Now is that clock, with an object of the name k in the
-// bucket; it may not use transports that were made before.
-func TestClock(t *testing.T, words string, open func(t testing.TB, via Via) bucket.Bucket) {
+// A Clock is how a kind of credentials meets a clock that is off.
+type Clock struct {
+	Want  error  // nil: bucket.ErrClock
+	Words string // in the error
+	Ahead bool   // a clock that is ahead does no harm
+
+	// Open is called where time.Now is that clock, with an object of the name
+	// k in the bucket; it may not use transports that were made before.
+	Open func(t testing.TB, via Via) bucket.Bucket
+}
+
+// TestClock checks that a clock that is an hour off, to either side, is told,
+// and that the right clock is not.
+func TestClock(t *testing.T, c Clock) {
+	if c.Want == nil {
+		c.Want = bucket.ErrClock
+	}
 	for _, skew := range []time.Duration{0, time.Hour, -time.Hour} {
 		t.Run(skew.String(), func(t *testing.T) {
 			now := time.Now().Round(0)
 			synctest.Test(t, func(t *testing.T) {
 				time.Sleep(time.Until(now.Add(skew)))
-				b := open(t, func(base *http.Transport) http.RoundTripper {
+				b := c.Open(t, func(base *http.Transport) http.RoundTripper {
 					if base == nil {
 						base = &http.Transport{}
 					}
@@ -159,15 +175,15 @@ func TestClock(t *testing.T, words string, open func(t testing.TB, via Via) buck
 					return base
 				})
 				_, _, err := bucket.ReadAll(t.Context(), b, "k", bucket.GetOptions{}, 1<<20)
-				if skew == 0 {
+				switch {
+				case skew == 0 || c.Ahead && skew > 0:
 					if err != nil {
-						t.Errorf("with the right clock: %v", err)
+						t.Errorf("a clock that is good enough: %v", err)
 					}
-					return
-				}
-				wantErr(t, "get", err, bucket.ErrPermission)
-				if err != nil && !strings.Contains(err.Error(), words) {
-					t.Errorf("%v does not say %q", err, words)
+				case !errors.Is(err, c.Want) || !errors.Is(err, bucket.ErrPermission):
+					t.Errorf("get: %v, want %#v", err, c.Want)
+				case !strings.Contains(err.Error(), c.Words):
+					t.Errorf("%v does not say %q", err, c.Words)
 				}
 			})
 		})

@@ -45,7 +45,7 @@ func TestAnswers(t *testing.T) {
 		{403, "userRateLimitExceeded", match, bucket.ErrUnavailable, ""},
 		{403, "forbidden", absent, bucket.ErrPermission, "forbidden: the words"},
 		{403, "accountDisabled", match, bucket.ErrPermission, "accountDisabled"},
-		{401, "authError", absent, bucket.ErrPermission, "not accepted"},
+		{401, "authError", absent, bucket.ErrCredentials, "not accepted"},
 		{412, "conditionNotMet", absent, bucket.ErrExists, "conditionNotMet"},
 		{404, "notFound", match, bucket.ErrNoBucket, ""},
 		{500, "backendError", absent, bucket.ErrUnavailable, ""},
@@ -70,6 +70,9 @@ func TestAnswers(t *testing.T) {
 			_, err := b.Put(t.Context(), "k", strings.NewReader("x"), c.cond)
 			if err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.words) {
 				t.Errorf("%v, want %v with %q", err, c.want, c.words)
+			}
+			if c.want == bucket.ErrPermission && !bucket.Refused(err) {
+				t.Errorf("%v is not for want of a right alone", err)
 			}
 			if err != nil && strings.Contains(err.Error(), "\n") {
 				t.Errorf("%q has two lines", err)

@@ -78,13 +78,25 @@ func (b *Bucket) fail(ctx context.Context, op, key string, c bucket.Condition, e
 		return fmt.Errorf("%s: %w", where, wire.Classify(ctx, err))
 	}
 	text := r.Error()
-	if hint := remedy(op, r); hint != "" {
+	if hint := b.remedy(op, r); hint != "" {
 		text += ": " + hint
 	}
-	if sentinel := classify(op, r, c); sentinel != nil {
+	sentinel := classify(op, r, c)
+	if r.status == http.StatusUnauthorized && b.tokens == nil {
+		sentinel = bucket.ErrPermission // there was nothing to accept
+	}
+	if sentinel != nil {
 		return fmt.Errorf("%s: %w: %s", where, sentinel, text)
 	}
 	return fmt.Errorf("%s: %s", where, text)
+}
+
+// lacking gives the sources' error its cause.
+func lacking(err error) error {
+	if bucket.Refused(err) || errors.Is(err, bucket.ErrUnavailable) {
+		return bucket.Because(err, bucket.ErrNoCredentials)
+	}
+	return err
 }
 
 func classified(err error) bool {
@@ -99,7 +111,9 @@ func classify(op string, r *refusal, c bucket.Condition) error {
 		return bucket.ErrNotModified
 	case r.limited() || wire.Temporary(r.status):
 		return bucket.ErrUnavailable
-	case r.status == http.StatusUnauthorized || r.status == http.StatusForbidden:
+	case r.status == http.StatusUnauthorized:
+		return bucket.ErrCredentials // Google says the same of a wrong token and of one that ended
+	case r.status == http.StatusForbidden:
 		return bucket.ErrPermission
 	case r.status == http.StatusNotFound && (op == opGet || op == opDelete) && !r.aboutBucket():
 		return bucket.ErrNotExist
@@ -131,10 +145,12 @@ func (r *refusal) aboutBucket() bool {
 }
 
 // remedy says what the server's words mean for the reader.
-func remedy(op string, r *refusal) string {
+func (b *Bucket) remedy(op string, r *refusal) string {
 	switch {
 	case r.limited():
 		return ""
+	case r.status == http.StatusUnauthorized && b.tokens == nil:
+		return "requests have no token (anonymous=true), and not everybody may do this"
 	case r.status == http.StatusUnauthorized:
 		return "the token is not accepted, or has ended"
 	case r.status == http.StatusForbidden && strings.Contains(r.message, "scope"):

@@ -132,7 +132,7 @@ func (b *Bucket) do(ctx context.Context, r request) (*http.Response, error) {
 		if b.tokens != nil {
 			var err error
 			if token, err = b.tokens.get(ctx); err != nil {
-				return nil, err
+				return nil, lacking(err)
 			}
 		}
 		resp, err := b.send(ctx, r, token)
@@ -403,4 +403,13 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 		return nil
 	}
 	return err
+}
+
+// CredentialsTo returns the URL to which tokens go: who reads them on the way
+// can use them.
+func (b *Bucket) CredentialsTo() []string {
+	if b.tokens == nil {
+		return nil
+	}
+	return []string{b.at.Endpoint}
 }

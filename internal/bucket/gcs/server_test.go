@@ -43,8 +43,8 @@ func TestRefused(t *testing.T) {
 	expired, reader := srv.ExpiredToken(), srv.Token(buckettest.GCSGrant{Permissions: []string{"storage.objects.get", "storage.objects.list"}})
 	other := srv.Token(buckettest.GCSGrant{Below: []string{"other/"}})
 	buckettest.TestRefused(t, []buckettest.Refusal{
-		{Name: "wrong token", Open: with("fleet", "a/wrong+token"), Words: "Invalid Credentials", Secrets: []string{"a/wrong+token"}},
-		{Name: "expired token", Open: with("fleet", expired), Words: "has ended", Secrets: []string{expired}},
+		{Name: "wrong token", Open: with("fleet", "a/wrong+token"), Want: bucket.ErrCredentials, Words: "Invalid Credentials", Secrets: []string{"a/wrong+token"}},
+		{Name: "expired token", Open: with("fleet", expired), Want: bucket.ErrCredentials, Words: "has ended", Secrets: []string{expired}},
 		{Name: "only read", Open: with("fleet", reader), Calls: []string{"put", "put if absent", "delete"}, Words: "storage.objects.", Secrets: []string{reader}},
 		{Name: "another prefix", Open: with("fleet", other), Words: "does not have storage.objects."},
 		{Name: "missing bucket", Open: with("nothere", root), Want: bucket.ErrNoBucket, Words: "bucket does not exist", Secrets: []string{root}},
@@ -60,9 +60,9 @@ func TestClock(t *testing.T) {
 	srv.CreateBucket("fleet")
 	key := srv.ServiceAccount()
 	buckettest.Put(t, open(t, srv.URL("fleet", ""), gcs.ServiceAccount(key)), "k", nil)
-	buckettest.TestClock(t, "clock of this machine", func(t testing.TB, via buckettest.Via) bucket.Bucket {
+	buckettest.TestClock(t, buckettest.Clock{Want: bucket.ErrPermission, Words: "clock of this machine", Open: func(t testing.TB, via buckettest.Via) bucket.Bucket {
 		return openVia(t, srv.URL("fleet", ""), via, gcs.ServiceAccount(key))
-	})
+	}})
 }
 
 // seen counts what goes over the wire.

@@ -23,12 +23,12 @@ func TestAnswers(t *testing.T) {
 		want   error
 		words  string
 	}{
-		{400, "ExpiredToken", absent, bucket.ErrPermission, "credentials have expired"},
-		{400, "InvalidToken", match, bucket.ErrPermission, "InvalidToken"},
-		{403, "RequestTimeTooSkewed", absent, bucket.ErrPermission, "clock"},
+		{400, "ExpiredToken", absent, bucket.ErrExpired, "credentials have expired"},
+		{400, "InvalidToken", match, bucket.ErrCredentials, "InvalidToken"},
+		{403, "RequestTimeTooSkewed", absent, bucket.ErrClock, "clock"},
 		{403, "AccessDenied", absent, bucket.ErrPermission, "AccessDenied: the words"},
-		{403, "SignatureDoesNotMatch", absent, bucket.ErrPermission, "secret key"},
-		{401, "Unauthorized", absent, bucket.ErrPermission, "Unauthorized"},
+		{403, "SignatureDoesNotMatch", absent, bucket.ErrCredentials, "secret key"},
+		{401, "Unauthorized", absent, bucket.ErrCredentials, "Unauthorized"},
 		{409, "ConditionalRequestConflict", absent, bucket.ErrExists, "ConditionalRequestConflict"},
 		{409, "ConditionalRequestConflict", match, bucket.ErrPrecondition, "ConditionalRequestConflict"},
 		{409, "OperationAborted", match, bucket.ErrUnavailable, "OperationAborted"},
@@ -43,8 +43,8 @@ func TestAnswers(t *testing.T) {
 		{502, "", match, bucket.ErrUnavailable, ""},
 		{504, "", match, bucket.ErrUnavailable, ""},
 		{501, "NotImplemented", match, bucket.ErrUnsupported, ""},
-		{301, "PermanentRedirect", absent, bucket.ErrPermission, "region=eu-central-1"},
-		{400, "AuthorizationHeaderMalformed", absent, bucket.ErrPermission, "region=eu-central-1"},
+		{301, "PermanentRedirect", absent, bucket.ErrRegion, "region=eu-central-1"},
+		{400, "AuthorizationHeaderMalformed", absent, bucket.ErrRegion, "region=eu-central-1"},
 		{400, "EntityTooLarge", absent, nil, "status 400: EntityTooLarge"},
 	} {
 		t.Run(fmt.Sprint(c.status, c.code, c.cond), func(t *testing.T) {
@@ -61,6 +61,12 @@ func TestAnswers(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err = b.Put(t.Context(), "k", strings.NewReader("x"), c.cond)
+			if region := (*bucket.RegionError)(nil); c.want == bucket.ErrRegion && (!errors.As(err, &region) || region.Region != "eu-central-1") {
+				t.Errorf("%v tells no region", err)
+			}
+			if c.want == bucket.ErrPermission && !bucket.Refused(err) {
+				t.Errorf("%v is not for want of a right alone", err)
+			}
 			if err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.words) {
 				t.Errorf("%v, want %v with %q", err, c.want, c.words)
 			}

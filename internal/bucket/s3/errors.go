@@ -23,6 +23,10 @@ func (b *Bucket) fail(ctx context.Context, op, key string, c bucket.Condition, e
 	}
 	var answer minio.ErrorResponse
 	if !errors.As(err, &answer) {
+		if bucket.Refused(err) || errors.Is(err, bucket.ErrUnavailable) {
+			// Only the sources speak so. What is on the way has no class yet.
+			err = bucket.Because(err, bucket.ErrNoCredentials)
+		}
 		if classified(err) {
 			return fmt.Errorf("%s: %w", where, err)
 		}
@@ -61,9 +65,17 @@ func classify(e minio.ErrorResponse, c bucket.Condition) error {
 		return bucket.ErrNoBucket
 	case "NoSuchKey", "NoSuchVersion":
 		return bucket.ErrNotExist
-	case "AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "InvalidRegion", "IllegalLocationConstraintException",
-		"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired", "RequestTimeTooSkewed":
-		return bucket.ErrPermission
+	case "AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "InvalidRegion", "IllegalLocationConstraintException":
+		if e.Region != "" {
+			return &bucket.RegionError{Region: printable(e.Region)}
+		}
+		return bucket.ErrRegion
+	case "SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidToken", "InvalidTokenId", "InvalidSecurity":
+		return bucket.ErrCredentials
+	case "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired":
+		return bucket.ErrExpired
+	case "RequestExpired", "RequestTimeTooSkewed":
+		return bucket.ErrClock
 	case "SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "RequestThrottled", "RequestLimitExceeded",
 		"RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted":
 		return bucket.ErrUnavailable
@@ -73,7 +85,9 @@ func classify(e minio.ErrorResponse, c bucket.Condition) error {
 	switch status := e.StatusCode; {
 	case status == http.StatusNotModified:
 		return bucket.ErrNotModified
-	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+	case status == http.StatusUnauthorized:
+		return bucket.ErrCredentials
+	case status == http.StatusForbidden:
 		return bucket.ErrPermission
 	case status == http.StatusNotFound:
 		return bucket.ErrNotExist

@@ -33,9 +33,9 @@ func TestClock(t *testing.T) {
 	srv := buckettest.VersityGW(t)
 	srv.CreateBucket("fleet")
 	buckettest.Put(t, open(t, srv.URL("fleet", ""), root()), "k", nil)
-	buckettest.TestClock(t, "clock of this machine is wrong", func(t testing.TB, via buckettest.Via) bucket.Bucket {
+	buckettest.TestClock(t, buckettest.Clock{Words: "clock of this machine is wrong", Open: func(t testing.TB, via buckettest.Via) bucket.Bucket {
 		return openVia(t, srv.URL("fleet", ""), via, root())
-	})
+	}})
 }
 
 func TestRefused(t *testing.T) {
@@ -49,9 +49,9 @@ func TestRefused(t *testing.T) {
 	}
 	secrets := []string{"wrong/secret+key", "a/session+token"}
 	buckettest.TestRefused(t, []buckettest.Refusal{
-		{Name: "wrong access key", Open: with("fleet", s3.Static("nobody", secrets[0], "")), Words: "InvalidAccessKeyId", Secrets: secrets},
-		{Name: "wrong secret", Open: with("fleet", s3.Static(buckettest.RootKey, secrets[0], "")), Words: "SignatureDoesNotMatch", Secrets: secrets},
-		{Name: "wrong session token", Open: with("fleet", s3.Static(buckettest.RootKey, secrets[0], secrets[1])), Words: "InvalidToken", Secrets: secrets},
+		{Name: "wrong access key", Open: with("fleet", s3.Static("nobody", secrets[0], "")), Want: bucket.ErrCredentials, Words: "InvalidAccessKeyId", Secrets: secrets},
+		{Name: "wrong secret", Open: with("fleet", s3.Static(buckettest.RootKey, secrets[0], "")), Want: bucket.ErrCredentials, Words: "SignatureDoesNotMatch", Secrets: secrets},
+		{Name: "wrong session token", Open: with("fleet", s3.Static(buckettest.RootKey, secrets[0], secrets[1])), Want: bucket.ErrCredentials, Words: "InvalidToken", Secrets: secrets},
 		{Name: "unsigned", Words: "AccessDenied", Open: func(t testing.TB, via buckettest.Via) bucket.Bucket {
 			return openVia(t, srv.URL("fleet", "")+"&anonymous=true", via, root())
 		}},

@@ -83,8 +83,8 @@ func TestMinIO_SessionToken(t *testing.T) {
 		}
 	}
 	buckettest.TestRefused(t, []buckettest.Refusal{
-		{Name: "no token", Open: with(""), Secrets: []string{secret, token}},
-		{Name: "half a token", Open: with(token[:len(token)/2]), Secrets: []string{secret, token[:len(token)/2]}},
+		{Name: "no token", Open: with(""), Want: bucket.ErrCredentials, Secrets: []string{secret, token}},
+		{Name: "half a token", Open: with(token[:len(token)/2]), Want: bucket.ErrCredentials, Secrets: []string{secret, token[:len(token)/2]}},
 	})
 }
 

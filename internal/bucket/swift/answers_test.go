@@ -269,11 +269,11 @@ func TestLoginErrors(t *testing.T) {
 		want   error
 		words  string
 	}{
-		{401, said, bucket.ErrPermission, "application credential was refused"},
-		{404, said, bucket.ErrPermission, "deleted"},
+		{401, said, bucket.ErrCredentials, "application credential was refused"},
+		{404, said, bucket.ErrCredentials, "deleted"},
 		{404, "<html>", bucket.ErrNoBucket, "no Keystone v3"},
 		{302, "", bucket.ErrNoBucket, "no Keystone v3"},
-		{400, said, bucket.ErrPermission, "the words of two lines"},
+		{400, said, bucket.ErrCredentials, "the words of two lines"},
 		{429, said, bucket.ErrUnavailable, "429"},
 		{503, "", bucket.ErrUnavailable, "503"},
 		{201, "{}", bucket.ErrUnavailable, "no token"},
@@ -288,7 +288,7 @@ func TestLoginErrors(t *testing.T) {
 			io.WriteString(w, c.body)
 		}))
 		b := (&keystone{Server: srv}).open(t, nil)
-		if err := get(t, b); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.words) || strings.Contains(err.Error(), "\n") {
+		if err := get(t, b); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.words) || strings.Contains(err.Error(), "\n") || errors.Is(err, bucket.ErrNoCredentials) {
 			t.Errorf("%d %s: %v, want %v with %q", c.status, c.body, err, c.want, c.words)
 		}
 		srv.Close()

@@ -18,6 +18,9 @@ import (
 
 const maxToken = 4 << 20 // bytes of Keystone's answer, which has the whole catalog
 
+// errKeystone begins what went wrong after the credentials were found.
+var errKeystone = errors.New("ask Keystone")
+
 type document = map[string]any
 
 // loginBody is the request for a token.
@@ -94,19 +97,19 @@ func (s *session) login(ctx context.Context, v values) (*grant, error) {
 	g := &grant{born: s.now(), renewable: true}
 	resp, err := s.send.RoundTrip(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask Keystone at %s: %w", auth, wire.Classify(ctx, err))
+		return nil, fmt.Errorf("%w at %s: %w", errKeystone, auth, wire.Classify(ctx, err))
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxToken))
 	if err != nil {
-		return nil, fmt.Errorf("ask Keystone at %s: %w", auth, wire.Classify(ctx, err))
+		return nil, fmt.Errorf("%w at %s: %w", errKeystone, auth, wire.Classify(ctx, err))
 	}
 	if resp.StatusCode != http.StatusCreated {
-		return nil, fmt.Errorf("ask Keystone at %s: %w", auth, loginError(resp, answer, v.kind()))
+		return nil, fmt.Errorf("%w at %s: %w", errKeystone, auth, loginError(resp, answer, v.kind()))
 	}
 	g.token = resp.Header.Get("X-Subject-Token")
 	if err := g.catalog(answer, s.choice(v)); err != nil {
-		return nil, fmt.Errorf("ask Keystone at %s: %w", auth, err)
+		return nil, fmt.Errorf("%w at %s: %w", errKeystone, auth, err)
 	}
 	return g, nil
 }
@@ -140,11 +143,11 @@ func loginError(resp *http.Response, answer []byte, k kind) error {
 	known := json.Unmarshal(answer, &said) == nil && said.Error.Message != ""
 	switch status := resp.StatusCode; {
 	case status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusNotFound && known:
-		return fmt.Errorf("%w: %s was refused: wrong, expired or deleted (status %d)", bucket.ErrPermission, what, status)
+		return fmt.Errorf("%w: %s was refused: wrong, expired or deleted (status %d)", bucket.ErrCredentials, what, status)
 	case status == http.StatusNotFound || status/100 == 3:
 		return fmt.Errorf("%w: there is no Keystone v3 at this URL (status %d)", bucket.ErrNoBucket, status)
 	case status < 500 && known && status != http.StatusTooManyRequests && status != http.StatusRequestTimeout:
-		return fmt.Errorf("%w: status %d: %s", bucket.ErrPermission, status, printable(said.Error.Message))
+		return fmt.Errorf("%w: status %d: %s", bucket.ErrCredentials, status, printable(said.Error.Message))
 	}
 	return statusError(resp)
 }

@@ -11,14 +11,13 @@ import (
 	"context"
 	"crypto/md5"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
-	"time"
+	"sync/atomic"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
@@ -42,6 +41,7 @@ type Bucket struct {
 	send   http.RoundTripper
 	prefix string // with a slash at its end, or ""
 	newest bool
+	from   atomic.Pointer[origin] // of the credentials in use; nil: none yet
 }
 
 // Open returns the bucket that a swift: URL names (see [Parse]). It asks the
@@ -58,7 +58,9 @@ func Open(ctx context.Context, rawURL string, o Options) (*Bucket, error) {
 			return nil, fmt.Errorf("open %s: %w", at, err)
 		}
 	}
-	b := &Bucket{at: at, send: send, newest: o.Newest, auth: newSession(at, o, send)}
+	b := &Bucket{at: at, send: send, newest: o.Newest}
+	o.Sources = b.noting(o.Sources)
+	b.auth = newSession(at, o, send)
 	b.auth.temporary.Store(temporary)
 	if at.Prefix != "" {
 		b.prefix = at.Prefix + "/"
@@ -113,7 +115,7 @@ type call struct {
 func (b *Bucket) do(ctx context.Context, c call) (*http.Response, error) {
 	g, err := b.auth.get(ctx, nil)
 	if err != nil {
-		return nil, err
+		return nil, lacking(err)
 	}
 	resp, err := b.once(ctx, c, g)
 	if err != nil || resp.StatusCode != http.StatusUnauthorized || !b.auth.mayHaveEnded(g) {
@@ -121,7 +123,7 @@ func (b *Bucket) do(ctx context.Context, c call) (*http.Response, error) {
 	}
 	drain(resp)
 	if g, err = b.auth.get(ctx, g); err != nil {
-		return nil, err
+		return nil, lacking(err)
 	}
 	if c.body != nil {
 		if _, err := c.body.Seek(0, io.SeekStart); err != nil {
@@ -351,93 +353,4 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 		err = b.refusal("delete", resp, bucket.Condition{})
 	}
 	return b.fail(ctx, "delete", key, err)
-}
-
-// fail words err with its operation.
-func (b *Bucket) fail(ctx context.Context, op, key string, err error) error {
-	where := fmt.Sprintf("%s %s in %s", op, key, b.at)
-	if done := ctx.Err(); done != nil && !errors.Is(err, done) {
-		return fmt.Errorf("%s: %w", where, done)
-	}
-	return fmt.Errorf("%s: %w", where, err)
-}
-
-// refusal gives an answer that is no success its place in the vocabulary.
-func (b *Bucket) refusal(op string, resp *http.Response, c bucket.Condition) error {
-	status := resp.StatusCode
-	switch {
-	case status == http.StatusNotModified:
-		return bucket.ErrNotModified
-	case status == http.StatusNotFound && (op == "list" || op == "put"):
-		return bucket.ErrNoBucket
-	case status == http.StatusNotFound:
-		return bucket.ErrNotExist
-	case status == http.StatusPreconditionFailed && c != (bucket.Condition{}):
-		return lost(c)
-	case status == http.StatusRequestedRangeNotSatisfiable:
-		return bucket.ErrTruncated
-	}
-	return fmt.Errorf("%w%s", statusError(resp), b.remedy(resp))
-}
-
-// statusError is for what may be said of any call.
-func statusError(resp *http.Response) error {
-	text := fmt.Sprintf("status %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
-	if id := resp.Header.Get("X-Trans-Id"); id != "" {
-		text += ", transaction " + printable(id)
-	}
-	var sentinel error
-	switch status := resp.StatusCode; {
-	case status == http.StatusUnauthorized || status == http.StatusForbidden || status == http.StatusProxyAuthRequired:
-		sentinel = bucket.ErrPermission
-	case status == http.StatusUnprocessableEntity || status == statusRateLimited || wire.Temporary(status):
-		sentinel = bucket.ErrUnavailable
-	case status == http.StatusMethodNotAllowed || status == http.StatusNotImplemented:
-		sentinel = bucket.ErrUnsupported
-	default:
-		return errors.New(text)
-	}
-	return fmt.Errorf("%w: %s", sentinel, text)
-}
-
-// statusRateLimited is Swift's own.
-const statusRateLimited = 498
-
-// remedy says what the status means for the reader.
-func (b *Bucket) remedy(resp *http.Response) string {
-	switch resp.StatusCode {
-	case http.StatusUnauthorized, http.StatusForbidden:
-		if b.auth.temporary.Load() {
-			return ": the temporary URL was refused: wrong key, expired, or the clock of this machine is wrong" + b.auth.skewText()
-		}
-		return ": the credentials are good, but neither role, access rule nor container ACL allows this"
-	case http.StatusUnprocessableEntity:
-		return ": the content was altered on the way"
-	case http.StatusRequestEntityTooLarge:
-		return ": the quota is used up, or the object is over 5 GiB"
-	}
-	return ""
-}
-
-// printable bounds what a server says and keeps it on one line.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r > '~' {
-			return ' '
-		}
-		return r
-	}, s)
-	return s[:min(len(s), 300)]
-}
-
-// skewText says how far this clock is from the server's.
-func (s *session) skewText() string {
-	skew := time.Duration(s.skew.Load()).Round(time.Second)
-	switch {
-	case skew > time.Second:
-		return fmt.Sprintf(" (%s ahead of the server's)", skew)
-	case skew < -time.Second:
-		return fmt.Sprintf(" (%s behind the server's)", -skew)
-	}
-	return ""
 }

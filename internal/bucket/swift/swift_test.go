@@ -3,6 +3,7 @@ package swift_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -164,33 +165,42 @@ func testRefused(t *testing.T, c *cloud) {
 	}
 	buckettest.Put(t, c.open(t, c.URL("fleet", "")), "k", nil)
 	buckettest.TestRefused(t, []buckettest.Refusal{
-		{Name: "wrong secret", Open: with(c.URL("fleet", ""), appCredential(id, wrong)), Words: "the application credential was refused", Secrets: []string{wrong, secret}},
-		{Name: "unknown credential", Open: with(c.URL("fleet", ""), appCredential(strings.Repeat("0", 32), wrong)), Words: "the application credential was refused", Secrets: []string{wrong}},
-		{Name: "deleted credential", Open: with(c.URL("fleet", ""), appCredential(gone, goneSecret)), Words: "the application credential was refused", Secrets: []string{goneSecret}},
+		{Name: "wrong secret", Open: with(c.URL("fleet", ""), appCredential(id, wrong)), Want: bucket.ErrCredentials, Words: "the application credential was refused", Secrets: []string{wrong, secret}},
+		{Name: "unknown credential", Open: with(c.URL("fleet", ""), appCredential(strings.Repeat("0", 32), wrong)), Want: bucket.ErrCredentials, Words: "the application credential was refused", Secrets: []string{wrong}},
+		{Name: "deleted credential", Open: with(c.URL("fleet", ""), appCredential(gone, goneSecret)), Want: bucket.ErrCredentials, Words: "the application credential was refused", Secrets: []string{goneSecret}},
 		{Name: "user without a role", Open: with(c.URL("fleet", ""), stranger), Words: "neither role, access rule nor container ACL", Secrets: []string{"strangerpass"}},
-		{Name: "wrong token", Open: with(c.URL("fleet", ""), tok), Words: "status 401", Secrets: []string{"wrong-token"}},
+		{Name: "wrong token", Open: with(c.URL("fleet", ""), tok), Want: bucket.ErrCredentials, Words: "status 401", Secrets: []string{"wrong-token"}},
 		{Name: "missing container", Open: with(c.URL("nothere", ""), appCredential(id, secret)), Calls: []string{"put", "put if absent", "list"}, Want: bucket.ErrNoBucket, Secrets: []string{secret}},
 	})
-	b := c.open(t, c.TempURL("fleet", ""), swift.Values("test", expired))
-	if _, _, err := b.Get(t.Context(), "k", bucket.GetOptions{}); !errors.Is(err, bucket.ErrPermission) || !strings.Contains(err.Error(), "expired") {
-		t.Errorf("a temporary URL that has ended: %v", err)
+	whole := c.TempURL("fleet", "")
+	forged := maps.Clone(expired)
+	forged["swift_temp_url_expires"] = fmt.Sprint(time.Now().Add(time.Hour).Unix())
+	for name, r := range map[string]struct {
+		settings map[string]string
+		want     error
+		words    string
+	}{
+		"ended":     {expired, bucket.ErrExpired, "the temporary URL expired at 20"},
+		"forged":    {forged, bucket.ErrCredentials, "is its signature whole"},
+		"wrong key": {map[string]string{"swift_temp_url_key": "another"}, bucket.ErrCredentials, "is the key one of this account"},
+	} {
+		_, _, err := c.open(t, whole, swift.Values("test", r.settings)).Get(t.Context(), "k", bucket.GetOptions{})
+		if !errors.Is(err, r.want) || !errors.Is(err, bucket.ErrPermission) || !strings.Contains(err.Error(), r.words) {
+			t.Errorf("a temporary URL, %s: %v, want %#v with %q", name, err, r.want, r.words)
+		}
 	}
 }
 
-// testClock is for temporary URLs: tokens do not care.
+// testClock is for temporary URLs: tokens do not care, and a URL that ends too
+// late is good.
 func testClock(t *testing.T, c *cloud) {
-	b := c.open(t, c.URL("fleet", ""))
-	buckettest.Put(t, b, "k", nil)
-	now := time.Now().Add(-time.Hour)
-	settings, err := swift.SignPrefix(c.StorageURL(), "fleet", "", tempKey, now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b = c.open(t, c.TempURL("fleet", ""), swift.Values("test", settings))
-	_, _, err = b.Get(t.Context(), "k", bucket.GetOptions{})
-	if !errors.Is(err, bucket.ErrPermission) || !strings.Contains(err.Error(), "the clock of this machine is wrong") {
-		t.Errorf("%v", err)
-	}
+	buckettest.Put(t, c.open(t, c.URL("fleet", "")), "k", nil)
+	buckettest.TestClock(t, buckettest.Clock{
+		Words: "the clock of this machine is wrong (1h0m", Ahead: true,
+		Open: func(t testing.TB, via buckettest.Via) bucket.Bucket {
+			return c.via(t, c.TempURL("fleet", ""), via(nil), tempURL())
+		},
+	})
 }
 
 func testLongListing(t *testing.T, c *cloud) {
@@ -294,12 +304,12 @@ func testAccessRules(t *testing.T, c *cloud) {
 		t.Errorf("a missing object: %v", err)
 	}
 	for _, key := range []string{"reports/vm2/report.json", "reports/vm1/report.json", "locks/publish", "else"} {
-		if _, _, err := vm.Get(t.Context(), key, bucket.GetOptions{}); !errors.Is(err, bucket.ErrPermission) {
+		if _, _, err := vm.Get(t.Context(), key, bucket.GetOptions{}); !bucket.Refused(err) {
 			t.Errorf("get %s: %v", key, err)
 		}
 	}
 	for _, key := range []string{"reports/vm2/report.json", "logs/vm10/0.zst", "tuf/metadata/timestamp.json", "packs/p", "new"} {
-		if _, err := vm.Put(t.Context(), key, strings.NewReader("evil"), bucket.Condition{}); !errors.Is(err, bucket.ErrPermission) {
+		if _, err := vm.Put(t.Context(), key, strings.NewReader("evil"), bucket.Condition{}); !bucket.Refused(err) {
 			t.Errorf("put %s: %v", key, err)
 		}
 	}
