@@ -31,7 +31,7 @@ var arrows = map[string][]string{
 	"internal/trust":             {"internal/bucket", "internal/release"},
 	"internal/step":              {"internal/release"},
 	"internal/project":           {"internal/release"},
-	"internal/userdata":          {"internal/release"},
+	"internal/userdata":          {"internal/bucket/wire", "internal/release"},
 	"internal/policy":            {},
 	"internal/store":             {"internal/bucket", "internal/release", "internal/trust"},
 	"internal/fleet":             {"internal/release", "internal/store"},

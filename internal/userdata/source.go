@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 // A source is where the bootstrap gets agents from.
@@ -241,6 +243,9 @@ func azureSource(u *url.URL, dir string) (source, error) {
 	}
 	if base == "" {
 		base = "https://" + u.Host + ".blob.core.windows.net"
+	}
+	if !wire.Private(base) {
+		return source{}, fmt.Errorf("bucket %.80q: the agent sends Azure's tokens only over https; give the endpoint a certificate, or trust its own with ca=FILE: %w", u, ErrConfig)
 	}
 	client := q.Get("client_id")
 	if client != "" {

@@ -216,6 +216,8 @@ func TestGenerate_Refuses(t *testing.T) {
 		"no container":       {func(c *Config) { c.Bucket = "az://acme" }, "az://account/container"},
 		"account":            {func(c *Config) { c.Bucket = "az://Acme_store/prod" }, "az://account/container"},
 		"account key":        {func(c *Config) { c.Bucket = "az://acme/prod?account_key=hunter2" }, "looks like a secret"},
+		"Azure over http":    {func(c *Config) { c.Bucket = "az://acme/prod?endpoint=http://store.example" }, "only over https"},
+		"mirror over http":   {func(c *Config) { c.Mirrors = []string{"az://acme/prod?endpoint=http://10.0.0.1:10000/acme"} }, "only over https"},
 		"SAS":                {func(c *Config) { c.Bucket = "az://acme/prod?sv=2021-08-06&sig=hunter2" }, "looks like a secret"},
 		"identity":           {func(c *Config) { c.Bucket = "az://acme/prod?client_id=%22" }, "client_id"},
 		"Google bucket":      {func(c *Config) { c.Bucket = "gs://AcmE" }, "gs://name"},

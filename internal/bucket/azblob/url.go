@@ -3,12 +3,12 @@ package azblob
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"slices"
 	"strings"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 // A Location is what an az: URL says.
@@ -164,15 +164,8 @@ func (l Location) base() string {
 // encrypted reports whether requests go over TLS.
 func (l Location) encrypted() bool { return strings.HasPrefix(l.base(), "https://") }
 
-// local reports whether requests stay on this machine.
-func (l Location) local() bool {
-	u, err := url.Parse(l.base())
-	if err != nil {
-		return false
-	}
-	ip := net.ParseIP(u.Hostname())
-	return ip != nil && ip.IsLoopback()
-}
+// local reports whether requests stay on this machine, or are as private.
+func (l Location) local() bool { return wire.Private(l.base()) }
 
 // String returns the account, container and prefix, without options.
 func (l Location) String() string {

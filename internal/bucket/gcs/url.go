@@ -3,7 +3,6 @@ package gcs
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"regexp"
 	"slices"
@@ -11,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 // A Location is what a gs: URL says.
@@ -138,14 +138,7 @@ func (l *Location) endpoint(s string) error {
 }
 
 // private reports whether nobody on the way can read requests.
-func (l Location) private() bool {
-	u, err := url.Parse(l.Endpoint)
-	if err != nil {
-		return false
-	}
-	ip := net.ParseIP(u.Hostname())
-	return u.Scheme == "https" || u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
-}
+func (l Location) private() bool { return wire.Private(l.Endpoint) }
 
 // String returns the bucket and prefix, without options.
 func (l Location) String() string {

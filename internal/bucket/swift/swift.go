@@ -58,6 +58,7 @@ func Open(ctx context.Context, rawURL string, o Options) (*Bucket, error) {
 			return nil, fmt.Errorf("open %s: %w", at, err)
 		}
 	}
+	send = newClear(at, o, send)
 	b := &Bucket{at: at, send: send, newest: o.Newest}
 	o.Sources = b.noting(o.Sources)
 	b.auth = newSession(at, o, send)

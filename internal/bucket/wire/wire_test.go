@@ -81,3 +81,14 @@ func FuzzContentRange(f *testing.F) {
 		}
 	})
 }
+
+func TestPrivate(t *testing.T) {
+	for url, want := range map[string]bool{
+		"https://h": true, "https://10.0.0.1:9": true, "http://localhost:1/x": true, "http://127.0.0.1": true, "http://127.9.9.9:80": true, "http://[::1]:5": true,
+		"http://h": false, "http://10.0.0.1": false, "http://127.0.0.1.example": false, "http://localhost.example": false, "http://[fd00::1]": false, "%": false, "": false,
+	} {
+		if Private(url) != want {
+			t.Errorf("%s: %v", url, !want)
+		}
+	}
+}
