@@ -61,7 +61,7 @@ func TestDoctor_Cloud(t *testing.T) {
 		}
 	}
 	expect([]string{"AWS_EC2_METADATA_DISABLED=true"}, 3, "credentials", "problem", "credentials_missing")
-	expect(keys(buckettest.RootKey, "topsecret"), 3, "credentials", "problem", "credentials_wrong")
+	expect(keys(buckettest.RootKey, "topsecret"), 3, "credentials", "problem", "credentials_refused")
 	expect(root, 3, "bucket", "problem", "no_bucket")
 	srv.CreateBucket("fleet")
 	srv.CreateUser("eve", "topsecret")

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -26,6 +26,14 @@ type Signer interface {
 	Signer(ctx context.Context) (source string, err error)
 }
 
+// A Courier is a bucket whose credentials themselves travel, such as tokens,
+// passwords and signed URLs: who reads them on the way can use them. Requests
+// that are merely signed give nothing away.
+type Courier interface {
+	// CredentialsTo returns the URLs where they go, as far as that is known.
+	CredentialsTo() []string
+}
+
 // access is what the first request with credentials showed.
 type access struct {
 	usable  bool
@@ -33,6 +41,7 @@ type access struct {
 	etag    string // of that object
 	err     error  // why root is nil
 	source  string // of the credentials; "": not known
+	inClear string // host where they go in the clear; "": none
 	trouble Finding
 }
 
@@ -52,6 +61,9 @@ func (p *Probe) access(ctx context.Context, t Target) *access {
 			}
 			return
 		})
+	}
+	if c, ok := bucket.As[Courier](t.Bucket); ok {
+		a.inClear = inClear(c.CredentialsTo())
 	}
 	switch {
 	case a.err == nil, errors.Is(a.err, bucket.ErrNotExist):
@@ -103,6 +115,30 @@ func (a *access) credentials(t Target) Findings {
 	return Findings{ok("credentials", "accepted")}
 }
 
+// inClear returns the first host that is told a secret without TLS, unless it
+// is this machine.
+func inClear(urls []string) string {
+	for _, raw := range urls {
+		if u, err := url.Parse(raw); err == nil && u.Scheme == "http" && !loopback(u.Hostname()) {
+			return u.Host
+		}
+	}
+	return ""
+}
+
+// secrecy tells of credentials that others can read on the way.
+func (a *access) secrecy(t Target) Findings {
+	if a.inClear == "" {
+		return nil
+	}
+	where := "endpoint=https://… in the bucket's URL"
+	if scheme(t.URL) == "swift" {
+		where = "auth=https://… and storage=https://… in the bucket's URL (or OS_AUTH_URL), and a catalog of the cloud with https:// addresses"
+	}
+	return Findings{bad("secrecy", Warning, "plain_http", "the credentials go to "+a.inClear+" over plain http: who reads them on the way can use them",
+		"use "+where+", then make new credentials: these may be known to others")}
+}
+
 // openTrouble is why a bucket could not even be opened.
 func openTrouble(t Target) Finding {
 	if f := trouble(t, t.Err); f.Cause != "failed" {
@@ -111,20 +147,18 @@ func openTrouble(t Target) Finding {
 	return bad("bucket", Problem, "bad_url", t.Err.Error(), "correct bucket: "+shown(t.URL))
 }
 
-var regionWords = regexp.MustCompile(`region=([A-Za-z0-9_-]+)`)
-
 // trouble says what an error of a bucket means for the reader.
 func trouble(t Target, err error) Finding {
 	text := said(err)
 	switch {
-	case strings.Contains(err.Error(), "in another region"):
+	case errors.Is(err, bucket.ErrRegion):
 		return otherRegion(t, err)
-	case strings.Contains(text, "no credentials found"):
+	case errors.Is(err, bucket.ErrNoCredentials):
 		return bad("credentials", Problem, "credentials_missing", text, missingFix(t.URL))
 	case errors.Is(err, bucket.ErrNoBucket):
 		return noBucket(t, text)
 	case errors.Is(err, bucket.ErrPermission):
-		return refusal(t, text)
+		return refusal(t, err, text)
 	case errors.Is(err, bucket.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		fix := "try again; if it stays so, look at the server's own state"
 		if scheme(t.URL) == "file" {
@@ -139,8 +173,8 @@ func trouble(t Target, err error) Finding {
 
 func otherRegion(t Target, err error) Finding {
 	fix := "name the region of the bucket: region=NAME in its URL"
-	if m := regionWords.FindStringSubmatch(err.Error()); m != nil && m[1] != "NAME" {
-		fix = "write region=" + m[1] + " in the bucket's URL, as in " + shown(t.URL) + "?region=" + m[1]
+	if at := (*bucket.RegionError)(nil); errors.As(err, &at) {
+		fix = "write region=" + at.Region + " in the bucket's URL, as in " + shown(t.URL) + "?region=" + at.Region
 	}
 	return bad("bucket", Problem, "wrong_region", shown(t.URL)+" is in another region", fix)
 }
@@ -174,36 +208,45 @@ func sibling(raw string) string {
 	return ""
 }
 
-// refusals are what servers and our own providers say of credentials, by a word
-// of theirs.
-var refusals = []struct{ word, cause, message, fix string }{
-	{"ExpiredToken", "credentials_expired", "they have expired", "renew them (aws sso login, or new AWS_SESSION_TOKEN), then try again"},
-	{"have expired", "credentials_expired", "they have expired", "renew them, then try again"},
-	{"expired", "credentials_expired", "they have expired", "renew them, then try again"},
-	{"RequestTimeTooSkewed", "clock", "", ""},
-	{"RequestExpired", "clock", "", ""},
-	{"clock of this machine", "clock", "", ""},
-	{"SignatureDoesNotMatch", "credentials_wrong", "the secret does not belong to the key", "compare both halves with those that the server's console shows, or make a new pair"},
-	{"InvalidAccessKeyId", "credentials_wrong", "the server does not know the access key", "check that the key is of this server and account, or make a new one"},
-	{"InvalidToken", "credentials_wrong", "the session token is not valid", "renew AWS_SESSION_TOKEN together with the keys, or unset it for permanent keys"},
-	{"AuthenticationFailed", "credentials_wrong", "the server does not accept them", "check the account's name and key, or the SAS"},
-	{"status 401", "credentials_wrong", "the server does not accept them", "check them against what the cloud's own tool uses"},
-	{"Unauthorized", "credentials_wrong", "the server does not accept them", "check them against what the cloud's own tool uses"},
-}
-
-// refusal tells bad credentials from a missing right.
-func refusal(t Target, text string) Finding {
-	for _, r := range refusals {
-		if !strings.Contains(text, r.word) {
-			continue
-		}
-		if r.cause == "clock" {
-			return bad("clock", Problem, "clock", "the server refuses requests because of this machine's clock: "+text, "set this machine's clock: timedatectl set-ntp true, or chronyc makestep")
-		}
-		code, _, _ := strings.Cut(text, ": ")
-		return bad("credentials", Problem, r.cause, r.message+" ("+code+")", r.fix)
+// refusal tells credentials that are of no use from a missing right.
+func refusal(t Target, err error, text string) Finding {
+	switch {
+	case errors.Is(err, bucket.ErrClock):
+		return bad("clock", Problem, "clock", "the server refuses requests because of this machine's clock: "+text, clockFix)
+	case errors.Is(err, bucket.ErrExpired):
+		return bad("credentials", Problem, "credentials_expired", "they have expired: "+text, renewFix(t.URL))
+	case errors.Is(err, bucket.ErrCredentials):
+		return bad("credentials", Problem, "credentials_refused", "the server does not accept them: "+text, refusedFix(t.URL))
 	}
 	return bad("read", Problem, "denied", "may not read tuf/: "+text, "")
+}
+
+const clockFix = "set this machine's clock: timedatectl set-ntp true, or chronyc makestep"
+
+func renewFix(url string) string {
+	switch scheme(url) {
+	case "s3":
+		return "renew them (aws sso login, or new AWS_SESSION_TOKEN), then try again"
+	case "az":
+		return "az login, or make a new SAS token (az storage container generate-sas) and write it where the old one is"
+	case "swift":
+		return "sign a new temporary URL and write it where the old one is, or use an application credential"
+	}
+	return "renew them, then try again"
+}
+
+func refusedFix(url string) string {
+	switch scheme(url) {
+	case "s3":
+		return "compare both halves of the key with those that the console of this server and account shows, or make a new pair; a session token is renewed together with its key"
+	case "az":
+		return "compare the account's name and key, or the SAS token, with what az storage account keys list shows, or make a new one"
+	case "gs":
+		return "get a new token, as they last an hour (gcloud auth print-access-token), or log in again: gcloud auth application-default login"
+	case "swift":
+		return "compare the ID and secret with openstack application credential list, which tells also when one expires, or make a new one"
+	}
+	return "check them against what the cloud's own tool uses"
 }
 
 func missingFix(url string) string {
@@ -271,6 +314,12 @@ func (p *Probe) needs(t Target, v verb, prefix string) string {
 		return fmt.Sprintf("allow …/blobs/%s on %s in %s/%s; %s", [...]string{"read", "read", "write", "delete"}[v], at, account, name, all)
 	case "gs":
 		return fmt.Sprintf("allow storage.objects.%s on %s in gs://%s; %s", [...]string{"get", "list", "create and storage.objects.delete", "delete"}[v], at, name, all)
+	case "swift":
+		below := "/" + strings.TrimSuffix(at, "*") + "**"
+		if v == listing {
+			below = "" // a list is a GET of the container
+		}
+		return fmt.Sprintf("allow %s on /v1/*/%s%s in an access rule of the application credential; %s", [...]string{"GET", "GET", "PUT", "DELETE"}[v], name, below, all)
 	case "file":
 		return "give this user the rights on the folder"
 	}

@@ -333,12 +333,11 @@ func skewFinding(skew, doubt time.Duration) Finding {
 	}
 	abs := skew.Abs()
 	text := fmt.Sprintf("%s %s the bucket's", abs.Round(time.Second), side)
-	fix := "set this machine's clock: timedatectl set-ntp true, or chronyc makestep"
 	switch {
 	case abs-doubt > skewProblem:
-		return bad("clock", Problem, "clock", text+"; signed requests are refused from 15 minutes on", fix)
+		return bad("clock", Problem, "clock", text+"; signed requests are refused from 15 minutes on", clockFix)
 	case abs-doubt > skewWarning:
-		return bad("clock", Warning, "clock", text, fix)
+		return bad("clock", Warning, "clock", text, clockFix)
 	case abs < 2*time.Second+doubt:
 		return ok("clock", "within %d s of the bucket's", int((2*time.Second+doubt)/time.Second))
 	}

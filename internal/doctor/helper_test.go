@@ -34,11 +34,14 @@ var masks = []struct {
 	re *regexp.Regexp
 	by string
 }{
-	{regexp.MustCompile(`(127\.0\.0\.1|localhost):\d+`), "$1:PORT"},
+	{regexp.MustCompile(`127\.\d+\.\d+\.\d+:\d+`), "127.0.0.1:PORT"},
+	{regexp.MustCompile(`localhost:\d+`), "localhost:PORT"},
+	{regexp.MustCompile(`\btx[0-9a-f]{21}-[0-9a-f]{10}\b`), "TX"},
 	{regexp.MustCompile(`\b\d+ ms\b`), "N ms"},
 	{regexp.MustCompile(`within \d s of`), "within N s of"},
 	{regexp.MustCompile(` \(\d+s (ahead of|behind) the server's\)`), ""},
-	{regexp.MustCompile(`\d{4}-\d\d-\d\d( \d\d:\d\d(:\d\d)?)?`), "DATE"},
+	{regexp.MustCompile(`\b(1h0m0s|59m5\ds)`), "1h0m0s"},
+	{regexp.MustCompile(`\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?Z?)?`), "DATE"},
 	{regexp.MustCompile(`/\S*/\d{3}/`), "TMP/"},
 	{regexp.MustCompile(`doctor-[A-Z0-9]{20,}`), "doctor-RANDOM"},
 	{regexp.MustCompile(`[0-9a-f]{64}`), "DIGEST"},

@@ -142,7 +142,7 @@ func (p *Probe) look(ctx context.Context, t Target) Findings {
 	way := make(chan Findings, 1)
 	go func() { way <- p.endpoint(ctx, t) }()
 	a := p.access(ctx, t)
-	fs := a.settle(<-way, t)
+	fs := append(a.settle(<-way, t), a.secrecy(t)...)
 	if !a.usable {
 		return append(fs, unknown("rights", "not_asked", "not asked: the bucket cannot be used"))
 	}

@@ -143,8 +143,8 @@ func TestCredentials(t *testing.T) {
 		check, cause                 string
 	}{
 		{"none", srv.Endpoint(), "", "", "credentials", "credentials_missing"},
-		{"wrong secret", srv.Endpoint(), buckettest.RootKey, "not the secret", "credentials", "credentials_wrong"},
-		{"unknown key", srv.Endpoint(), "AKIDNOBODY", "secret", "credentials", "credentials_wrong"},
+		{"wrong secret", srv.Endpoint(), buckettest.RootKey, "not the secret", "credentials", "credentials_refused"},
+		{"unknown key", srv.Endpoint(), "AKIDNOBODY", "secret", "credentials", "credentials_refused"},
 		{"expired", answers(400, "ExpiredToken"), "key", "secret", "credentials", "credentials_expired"},
 		{"clock", answers(403, "RequestTimeTooSkewed"), "key", "secret", "clock", "clock"},
 		{"another region", answers(400, "AuthorizationHeaderMalformed"), "key", "secret", "bucket", "wrong_region"},
