@@ -236,7 +236,7 @@ func TestGCE(t *testing.T) {
 	srv := buckettest.StartGCS(t, buckettest.GCSConfig{Listener: l})
 	srv.CreateBucket(bucketName)
 	operator := srv.Token()
-	w.env = append(w.env, "CLOUDSDK_AUTH_ACCESS_TOKEN="+operator)
+	w.env = append(w.env, "CLOUDSDK_AUTH_ACCESS_TOKEN="+operator, "BOOTWELL_TRUST_ENDPOINT="+serverIP)
 	w.project("small", srv.URL(bucketName, prefix))
 	w.bootwell(t, "init", "--no-passphrase")
 	w.publish(t, "r1")

@@ -22,7 +22,7 @@ func TestOpenStackSwift(t *testing.T) {
 	srv := buckettest.StartSwift(t, buckettest.SwiftConfig{Listen: storeAddr, Keystone: keystoneAddr, Client: w.net.Client(), Hook: w.enter})
 	srv.CreateContainer(bucketName)
 	id, secret := srv.AppCredential("publisher")
-	w.env = append(w.env, "OS_APPLICATION_CREDENTIAL_ID="+id, "OS_APPLICATION_CREDENTIAL_SECRET="+secret)
+	w.env = append(w.env, "OS_APPLICATION_CREDENTIAL_ID="+id, "OS_APPLICATION_CREDENTIAL_SECRET="+secret, "OS_AUTH_URL="+srv.AuthURL())
 	vmID, vmKey := srv.AppCredential(server, srv.VMRules(bucketName, prefix, server)...)
 	w.project("small", srv.URL(bucketName, prefix))
 	w.bootwell(t, "init", "--no-passphrase")

@@ -34,11 +34,20 @@ func open(ctx context.Context, url string) (b bucket.Bucket, err error) {
 	case "s3":
 		b, err = s3.Open(ctx, url, s3.Options{Sources: append(s3.OperatorSources(), sdkauth.AWS())})
 	case "az":
-		b, err = azblob.Open(ctx, url, azblob.Options{Sources: append(azblob.OperatorSources(), sdkauth.Azure())})
+		var from []azblob.Source
+		if from, err = sdkauth.AzureSources(url); err == nil {
+			b, err = azblob.Open(ctx, url, azblob.Options{Sources: from})
+		}
 	case "gs":
-		b, err = gcs.Open(ctx, url, gcs.Options{Sources: append(gcs.OperatorSources(), sdkauth.Google()...)})
+		var from []gcs.Source
+		if from, err = sdkauth.GoogleSources(url); err == nil {
+			b, err = gcs.Open(ctx, url, gcs.Options{Sources: from})
+		}
 	case "swift":
-		b, err = swift.Open(ctx, url, swift.Options{Sources: append(sdkauth.OpenStack(), swift.OperatorSources()...), Newest: true})
+		var from []swift.Source
+		if from, err = sdkauth.OpenStackSources(url); err == nil {
+			b, err = swift.Open(ctx, url, swift.Options{Sources: from, Newest: true})
+		}
 	case "http", "https":
 		b, err = web.Open(ctx, url, web.Options{})
 	case "file":

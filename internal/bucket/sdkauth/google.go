@@ -23,6 +23,21 @@ import (
 // scope is for all that the account may do; the account's rights limit it.
 const scope = "https://www.googleapis.com/auth/cloud-platform"
 
+// storageScope is for all that the account may do with storage. To read who has
+// rights in a bucket takes more than devstorage.read_write.
+// https://cloud.google.com/storage/docs/oauth-scopes
+const storageScope = "https://www.googleapis.com/auth/devstorage.full_control"
+
+// scopeOf is what a token is asked for: storage alone where Google limits it so,
+// which it does for service accounts. A login has the scopes it was given, and a
+// federated identity the one that Google's own tools ask for.
+func scopeOf(t google.CredentialsType) string {
+	if t == google.ServiceAccount || t == google.ImpersonatedServiceAccount {
+		return storageScope
+	}
+	return scope
+}
+
 // Google is Application Default Credentials (a user's login, a service account,
 // impersonation, a workload's federated identity) in the file that
 // GOOGLE_APPLICATION_CREDENTIALS names, else where `gcloud auth
@@ -61,7 +76,7 @@ func fromADC(ctx context.Context) (gcs.Token, error) {
 	if err != nil {
 		return gcs.Token{}, err
 	}
-	creds, err := google.CredentialsFromJSONWithType(context.WithValue(ctx, oauth2.HTTPClient, client), data, file.Type, scope)
+	creds, err := google.CredentialsFromJSONWithType(context.WithValue(ctx, oauth2.HTTPClient, client), data, file.Type, scopeOf(file.Type))
 	if err != nil {
 		return gcs.Token{}, class(fmt.Errorf("%s: %w", path, err), 0)
 	}
