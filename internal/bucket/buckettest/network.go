@@ -151,8 +151,10 @@ func testThrottled(t *testing.T, l *badLine) {
 
 func testThrottledCold(t *testing.T, l *badLine) {
 	Put(t, l.direct, "k", []byte("x"))
-	l.set(fault{kind: throttle, status: http.StatusTooManyRequests, times: 3})
-	if got, _ := Get(t, l.retry(), "k"); string(got) != "x" {
+	l.set(fault{kind: throttle, status: http.StatusTooManyRequests, times: 2})
+	// It takes seconds: that there is no token is remembered.
+	patient := bucket.Retry(l.b, bucket.RetryPolicy{Tries: 1000, Pause: 50 * time.Millisecond, Limit: 50 * time.Millisecond, Wait: time.Minute})
+	if got, _ := Get(t, patient, "k"); string(got) != "x" {
 		t.Errorf("got %q", got)
 	}
 }

@@ -50,7 +50,7 @@ func environmentToken() Source {
 	return TokenSource(name, func(context.Context) (Token, error) {
 		v := os.Getenv(name)
 		if v == "" {
-			return Token{}, fmt.Errorf("it is not set: %w", ErrNothing)
+			return Token{}, fmt.Errorf("it is not set: %w", wire.ErrNothing)
 		}
 		return Token{Value: v}, nil
 	})
@@ -61,9 +61,9 @@ func environmentKey(scope string, warn bool) Source {
 	return Source{name: name, key: warn, token: func(ctx context.Context, client *http.Client) (Token, error) {
 		path := os.Getenv(name)
 		if path == "" {
-			return Token{}, fmt.Errorf("it is not set: %w", ErrNothing)
+			return Token{}, fmt.Errorf("it is not set: %w", wire.ErrNothing)
 		}
-		return keyToken(ctx, client, path, scope)
+		return keyToken(ctx, client, path, scope, warn)
 	}}
 }
 
@@ -75,13 +75,13 @@ func keyOfFile(file string) Source {
 	return Source{name: "file " + file, key: true, token: func(ctx context.Context, client *http.Client) (Token, error) {
 		values, err := wire.Credentials(file)
 		if err != nil {
-			return Token{}, fmt.Errorf("%w: %w", ErrNothing, err)
+			return Token{}, fmt.Errorf("%w: %w", wire.ErrNothing, err)
 		}
 		path := values[keyName]
 		if path == "" {
-			return Token{}, fmt.Errorf("it has no %s: %w", keyName, ErrNothing)
+			return Token{}, fmt.Errorf("it has no %s: %w", keyName, wire.ErrNothing)
 		}
-		return keyToken(ctx, client, path, scopeReadWrite)
+		return keyToken(ctx, client, path, scopeReadWrite, true)
 	}}
 }
 
@@ -89,25 +89,32 @@ func keyOfFile(file string) Source {
 // (JSON), for all that the account may do with storage.
 func ServiceAccount(path string) Source {
 	return Source{name: "file " + path, token: func(ctx context.Context, client *http.Client) (Token, error) {
-		return keyToken(ctx, client, path, scopeFull)
+		return keyToken(ctx, client, path, scopeFull, false)
 	}}
 }
 
 const maxKeyFile = 64 << 10
 
-func keyToken(ctx context.Context, client *http.Client, path, scope string) (Token, error) {
+// keyToken gets a token for the key at path, which nobody but its owner may
+// read where it is private, as on a VM.
+func keyToken(ctx context.Context, client *http.Client, path, scope string, private bool) (Token, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return Token{}, fmt.Errorf("%w: %w", ErrNothing, err)
+		return Token{}, fmt.Errorf("%w: %w", wire.ErrNothing, err)
 	}
 	defer f.Close()
+	if private {
+		if err := wire.OwnerOnly(f); err != nil {
+			return Token{}, fmt.Errorf("%w: %w", wire.ErrNothing, err)
+		}
+	}
 	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
 	if err != nil || len(data) > maxKeyFile {
-		return Token{}, fmt.Errorf("%s is no file of at most %d bytes: %w", path, maxKeyFile, ErrNothing)
+		return Token{}, fmt.Errorf("%s is no file of at most %d bytes: %w", path, maxKeyFile, wire.ErrNothing)
 	}
 	a, err := parseAccount(data)
 	if err != nil {
-		return Token{}, fmt.Errorf("%s: %w: %w", path, err, ErrNothing)
+		return Token{}, fmt.Errorf("%s: %w: %w", path, err, wire.ErrNothing)
 	}
 	return a.exchange(ctx, client, scope)
 }

@@ -34,8 +34,8 @@ type Options struct {
 type Bucket struct {
 	at     Location
 	client *http.Client
-	tokens *tokens // nil: no token is sent
-	prefix string  // with a slash at its end, or ""
+	tokens *wire.Chain[string] // nil: no token is sent
+	prefix string              // with a slash at its end, or ""
 }
 
 // Open returns the bucket that a gs: URL names (see [Parse]). It makes no
@@ -58,7 +58,7 @@ func Open(_ context.Context, rawURL string, o Options) (*Bucket, error) {
 		if !at.private() {
 			o.Logger.Warn("tokens go to this bucket over http, for everybody on the way to read", "bucket", at.String())
 		}
-		b.tokens = newTokens(o.Sources, b.client, o.Logger)
+		b.tokens = newChain(o.Sources, b.client, o.Logger)
 	}
 	if at.Prefix != "" {
 		b.prefix = at.Prefix + "/"
@@ -82,8 +82,11 @@ func (b *Bucket) Signer(ctx context.Context) (source string, err error) {
 	if b.tokens == nil {
 		return "nobody: requests have no token (anonymous=true)", nil
 	}
-	_, source, err = b.tokens.named(ctx)
-	return source, err
+	g, err := b.tokens.Get(ctx)
+	if err != nil {
+		return "", err
+	}
+	return g.Source, nil
 }
 
 // Operations, as errors name them.
@@ -128,12 +131,14 @@ type request struct {
 // another one is asked for, once.
 func (b *Bucket) do(ctx context.Context, r request) (*http.Response, error) {
 	for try := 1; ; try++ {
+		var granted *wire.Grant[string]
 		token := ""
 		if b.tokens != nil {
 			var err error
-			if token, err = b.tokens.get(ctx); err != nil {
+			if granted, err = b.tokens.Get(ctx); err != nil {
 				return nil, lacking(err)
 			}
+			token = granted.Value
 		}
 		resp, err := b.send(ctx, r, token)
 		if err != nil {
@@ -147,7 +152,7 @@ func (b *Bucket) do(ctx context.Context, r request) (*http.Response, error) {
 		if token != "" {
 			said.message = strings.ReplaceAll(said.message, token, "…")
 		}
-		if said.status == http.StatusUnauthorized && token != "" && b.tokens.forget(token) && try == 1 {
+		if said.status == http.StatusUnauthorized && granted != nil && b.tokens.Forget(granted) && try == 1 {
 			continue
 		}
 		return nil, said

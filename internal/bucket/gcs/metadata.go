@@ -79,7 +79,7 @@ func (m *metadata) token(ctx context.Context, _ *http.Client) (Token, error) {
 		if host == "" {
 			host = metadataAddress
 			if strings.EqualFold(os.Getenv("NO_GCE_CHECK"), "true") {
-				return Token{}, fmt.Errorf("NO_GCE_CHECK is true: %w", ErrNothing)
+				return Token{}, fmt.Errorf("NO_GCE_CHECK is true: %w", wire.ErrNothing)
 			}
 		}
 		base = "http://" + host
@@ -92,9 +92,9 @@ func (m *metadata) token(ctx context.Context, _ *http.Client) (Token, error) {
 		case status == http.StatusOK:
 			return parseToken(body, time.Now())
 		case status == http.StatusNotFound:
-			return Token{}, fmt.Errorf("metadata service: the VM has no service account: %w", ErrNothing)
+			return Token{}, fmt.Errorf("metadata service: the VM has no service account: %w", wire.ErrNothing)
 		case status < 500 && status != http.StatusTooManyRequests:
-			return Token{}, fmt.Errorf("metadata service: status %d: %w", status, ErrNothing)
+			return Token{}, fmt.Errorf("metadata service: status %d: %w", status, wire.ErrNothing)
 		case try == metadataTries || ctx.Err() != nil:
 			return Token{}, fmt.Errorf("metadata service: status %d", status)
 		}
@@ -117,7 +117,7 @@ func (m *metadata) do(ctx context.Context, target string) (int, []byte, error) {
 		return 0, nil, err
 	}
 	if resp.StatusCode == http.StatusOK && resp.Header.Get("Metadata-Flavor") != "Google" {
-		return 0, nil, fmt.Errorf("what answers is not Google's: %w", ErrNothing)
+		return 0, nil, fmt.Errorf("what answers is not Google's: %w", wire.ErrNothing)
 	}
 	return resp.StatusCode, body, nil
 }

@@ -144,6 +144,7 @@ func TestTokenEndsEarly(t *testing.T) {
 	srv := buckettest.StartGCS(t, buckettest.GCSConfig{})
 	srv.CreateBucket("fleet")
 	b := open(t, srv.URL("fleet", ""), gcs.ServiceAccount(srv.ServiceAccount()))
+	gcs.ReplaceAtOnce(b)
 	buckettest.Put(t, b, "k", []byte("1"))
 	for range 3 {
 		srv.RevokeAll()
@@ -284,6 +285,7 @@ func TestPermanentKeyIsWarnedOf(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	gcs.ReplaceAtOnce(b)
 	buckettest.Put(t, b, "k", nil)
 	srv.RevokeAll()
 	buckettest.Put(t, b, "k", nil)

@@ -1,7 +1,6 @@
 package gcs
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -67,8 +65,14 @@ func tokenJSON(value string, seconds int) string {
 	return fmt.Sprintf(`{"access_token":%q,"expires_in":%d,"token_type":"Bearer"}`, value, seconds)
 }
 
-func chainOf(sources ...Source) *tokens {
-	return newTokens(sources, &http.Client{CheckRedirect: noRedirect}, slog.New(slog.DiscardHandler))
+// tokenOf is the token that a chain of these sources gives.
+func tokenOf(t *testing.T, sources ...Source) (string, error) {
+	t.Helper()
+	g, err := newChain(sources, &http.Client{CheckRedirect: noRedirect}, nil).Get(t.Context())
+	if err != nil {
+		return "", err
+	}
+	return g.Value, nil
 }
 
 func TestInstance(t *testing.T) {
@@ -98,7 +102,7 @@ func TestInstance(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			s := newService(t, c.body)
 			s.status, s.stranger = c.status, c.stranger
-			v, err := chainOf(Instance(s.URL)).get(t.Context())
+			v, err := tokenOf(t, Instance(s.URL))
 			if !errors.Is(err, c.want) || c.want == nil && (err != nil || v != "ya29.a") || err != nil && !strings.Contains(err.Error(), c.words) {
 				t.Errorf("%q, %v, want %v with %q", v, err, c.want, c.words)
 			}
@@ -116,16 +120,16 @@ func TestInstance_Environment(t *testing.T) {
 	// A proxy would be asked here for anything but a direct request.
 	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
 	t.Setenv("GCE_METADATA_HOST", strings.TrimPrefix(s.URL, "http://"))
-	if v, err := chainOf(Instance("")).get(t.Context()); v != "ya29.b" || err != nil {
+	if v, err := tokenOf(t, Instance("")); v != "ya29.b" || err != nil {
 		t.Errorf("%q, %v", v, err)
 	}
 	t.Setenv("GCE_METADATA_HOST", "")
 	t.Setenv("NO_GCE_CHECK", "true")
-	if _, err := chainOf(Instance("")).get(t.Context()); !errors.Is(err, bucket.ErrPermission) || !strings.Contains(err.Error(), "NO_GCE_CHECK") {
+	if _, err := tokenOf(t, Instance("")); !errors.Is(err, bucket.ErrPermission) || !strings.Contains(err.Error(), "NO_GCE_CHECK") {
 		t.Errorf("disabled: %v", err)
 	}
 	s.Close()
-	if _, err := chainOf(Instance(s.URL)).get(t.Context()); !errors.Is(err, bucket.ErrUnavailable) {
+	if _, err := tokenOf(t, Instance(s.URL)); !errors.Is(err, bucket.ErrUnavailable) {
 		t.Errorf("nobody there: %v", err)
 	}
 }
@@ -178,6 +182,12 @@ func TestOrder(t *testing.T) {
 	write(t, credentials, "[default]\ngoogle_application_credentials = "+keyFile+"\n")
 	t.Setenv("GCE_METADATA_HOST", strings.TrimPrefix(s.URL, "http://"))
 	none := filepath.Join(dir, "none")
+	loose := ends.key(t, nil)
+	if err := os.Chmod(loose, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	looseNamed := filepath.Join(dir, "loose")
+	write(t, looseNamed, "google_application_credentials = "+loose+"\n")
 	for _, c := range []struct {
 		name    string
 		env     map[string]string
@@ -188,6 +198,8 @@ func TestOrder(t *testing.T) {
 		{"VM, instance", nil, VMSources(credentials), "instance", true},
 		{"VM, file", nil, VMSources(credentials)[1:], "exchanged", false},
 		{"VM, no file, environment", map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": keyFile}, VMSources(none)[1:], "exchanged", false},
+		{"VM, a key that others may read", map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": loose}, VMSources(looseNamed)[1:], "", false},
+		{"operator, a key that others may read", map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": loose}, OperatorSources(), "exchanged", false},
 		{"VM, nothing", nil, VMSources(none)[1:], "", false},
 		{"operator, environment", map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": keyFile}, OperatorSources(), "exchanged", false},
 		{"operator, token", map[string]string{"CLOUDSDK_AUTH_ACCESS_TOKEN": "given", "GOOGLE_APPLICATION_CREDENTIALS": keyFile}, OperatorSources(), "given", false},
@@ -200,7 +212,7 @@ func TestOrder(t *testing.T) {
 				t.Setenv(name, c.env[name])
 			}
 			s.requests = nil
-			v, err := chainOf(c.sources...).get(t.Context())
+			v, err := tokenOf(t, c.sources...)
 			if v != c.value || (err == nil) != (c.value != "") || err != nil && !errors.Is(err, bucket.ErrPermission) {
 				t.Errorf("%q, %v, want %q", v, err, c.value)
 			}
@@ -215,74 +227,6 @@ func write(t *testing.T, name, text string) {
 	t.Helper()
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
-	}
-}
-
-func TestRefreshBeforeExpiry(t *testing.T) {
-	now := time.Now()
-	n, fails := 0, false
-	c := chainOf(TokenSource("test", func(context.Context) (Token, error) {
-		n++
-		if fails {
-			return Token{}, errors.New("away")
-		}
-		return Token{Value: fmt.Sprint("t", n), Expires: now.Add(time.Hour)}, nil
-	}))
-	c.now = func() time.Time { return now }
-	step := func(pass time.Duration, away bool, want string) {
-		t.Helper()
-		now, fails = now.Add(pass), away
-		v, err := c.get(t.Context())
-		if v != want || (err == nil) != (want != "") {
-			t.Errorf("%q, %v, want %q", v, err, want)
-		}
-	}
-	step(0, false, "t1")
-	step(54*time.Minute, false, "t1")
-	step(2*time.Minute, true, "t1")   // due, and the service is away: the old one still counts
-	step(30*time.Second, false, "t1") // not asked again at once
-	step(31*time.Second, false, "t3") // but soon
-	step(56*time.Minute+time.Second, true, "t3")
-	step(5*time.Minute, true, "") // over
-	step(time.Second, false, fmt.Sprint("t", n+1))
-	if c.forget("another") != true || n != 6 {
-		t.Errorf("a token that is not in use was forgotten, or %d calls", n)
-	}
-	if !c.forget(fmt.Sprint("t", n)) {
-		t.Error("no other token is expected")
-	}
-	step(0, false, fmt.Sprint("t", n+1))
-}
-
-// TestOneAsks has many callers at once wait for the one who asks.
-func TestOneAsks(t *testing.T) {
-	asked := make(chan struct{})
-	answer := make(chan struct{})
-	n := 0
-	c := chainOf(TokenSource("slow", func(context.Context) (Token, error) {
-		n++
-		close(asked)
-		<-answer
-		return Token{Value: "t"}, nil
-	}))
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			if v, err := c.get(t.Context()); v != "t" || err != nil {
-				t.Errorf("%q, %v", v, err)
-			}
-		})
-	}
-	<-asked
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := c.get(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("a cancelled call: %v", err)
-	}
-	close(answer)
-	wg.Wait()
-	if n != 1 {
-		t.Errorf("asked %d times", n)
 	}
 }
 
@@ -367,7 +311,7 @@ func TestServiceAccount_Failures(t *testing.T) {
 			if c.status != 0 {
 				e.status, e.body = c.status, c.body
 			}
-			_, err := chainOf(ServiceAccount(e.key(t, c.change))).get(t.Context())
+			_, err := tokenOf(t, ServiceAccount(e.key(t, c.change)))
 			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.words) {
 				t.Errorf("%v, want %v with %q", err, c.want, c.words)
 			}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/gcs"
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 // scope is for all that the account may do; the account's rights limit it.
@@ -60,17 +61,17 @@ func fromADC(ctx context.Context) (gcs.Token, error) {
 	if path == "" {
 		dir, err := gcloudDir()
 		if err != nil {
-			return gcs.Token{}, fmt.Errorf("%w: %w", err, gcs.ErrNothing)
+			return gcs.Token{}, fmt.Errorf("%w: %w", err, wire.ErrNothing)
 		}
 		path = filepath.Join(dir, "application_default_credentials.json")
 	}
 	data, err := readBounded(path)
 	if err != nil {
-		return gcs.Token{}, fmt.Errorf("%w: %w", err, gcs.ErrNothing)
+		return gcs.Token{}, fmt.Errorf("%w: %w", err, wire.ErrNothing)
 	}
 	var file struct{ Type google.CredentialsType }
 	if json.Unmarshal(data, &file) != nil || !slices.Contains(adcTypes[:], file.Type) {
-		return gcs.Token{}, fmt.Errorf("%s holds no credentials of a type that is known (%.40q): %w", path, file.Type, gcs.ErrNothing)
+		return gcs.Token{}, fmt.Errorf("%s holds no credentials of a type that is known (%.40q): %w", path, file.Type, wire.ErrNothing)
 	}
 	client, err := guarded()
 	if err != nil {
@@ -118,14 +119,14 @@ const (
 func fromGcloud(ctx context.Context) (gcs.Token, error) {
 	gcloud, err := exec.LookPath("gcloud")
 	if err != nil {
-		return gcs.Token{}, fmt.Errorf("it is not installed: %w", gcs.ErrNothing)
+		return gcs.Token{}, fmt.Errorf("it is not installed: %w", wire.ErrNothing)
 	}
 	dir, err := gcloudDir()
 	if err == nil {
 		_, err = os.Stat(filepath.Join(dir, "credentials.db"))
 	}
 	if err != nil {
-		return gcs.Token{}, fmt.Errorf("nobody logged in with it (gcloud auth login): %w", gcs.ErrNothing)
+		return gcs.Token{}, fmt.Errorf("nobody logged in with it (gcloud auth login): %w", wire.ErrNothing)
 	}
 	ctx, cancel := context.WithTimeout(ctx, gcloudTime)
 	defer cancel()
@@ -151,7 +152,7 @@ func parseGcloud(out []byte) (gcs.Token, error) {
 		} `json:"credential"`
 	}
 	if json.Unmarshal(out, &doc) != nil || doc.Credential.Token == "" {
-		return gcs.Token{}, fmt.Errorf("gcloud gave no token: %w", gcs.ErrNothing)
+		return gcs.Token{}, fmt.Errorf("gcloud gave no token: %w", wire.ErrNothing)
 	}
 	return gcs.Token{Value: doc.Credential.Token, Expires: doc.Credential.Expiry}, nil
 }

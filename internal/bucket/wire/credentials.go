@@ -32,14 +32,8 @@ func Credentials(path string) (map[string]string, error) {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
+	if err := OwnerOnly(f); err != nil {
 		return nil, err
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("%s is no file: %w", path, ErrCredentials)
-	case info.Mode().Perm()&0o077 != 0:
-		return nil, fmt.Errorf("%s can be read by others than its owner (run: chmod 600 %s): %w", path, path, ErrCredentials)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxCredentials+1))
 	if err != nil {
@@ -50,6 +44,22 @@ func Credentials(path string) (map[string]string, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return values, nil
+}
+
+// OwnerOnly refuses, with ErrCredentials, what is no file, or one that others than
+// its owner may read or write.
+func OwnerOnly(f *os.File) error {
+	path := f.Name()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return err
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%s is no file: %w", path, ErrCredentials)
+	case info.Mode().Perm()&0o077 != 0:
+		return fmt.Errorf("%s can be read by others than its owner (run: chmod 600 %s): %w", path, path, ErrCredentials)
+	}
+	return nil
 }
 
 func parseCredentials(data []byte) (map[string]string, error) {
