@@ -63,7 +63,7 @@ func (b *Bucket) Setup(ctx context.Context) (bucket.Setup, error) {
 
 // anonymous reports whether the container can be listed without credentials.
 func (b *Bucket) anonymous(ctx context.Context) (bool, error) {
-	c, err := credential{}.client(b.at.base()+"/"+b.at.Container, b.wire)
+	c, err := credential{}.client(b.at.base()+"/"+b.at.Container, b.wire, nil)
 	if err != nil {
 		return false, err
 	}

@@ -38,7 +38,7 @@ type Options struct {
 // A Bucket is a container, or the part of it below a prefix.
 type Bucket struct {
 	at     Location
-	creds  *chain
+	creds  *wire.Chain[credential]
 	wire   *watch
 	prefix string // with a slash at its end, or ""
 }
@@ -83,11 +83,13 @@ func (b *Bucket) name(key string) (string, error) {
 
 // client returns a client that signs with the credentials of now, and these.
 func (b *Bucket) client(ctx context.Context) (*container.Client, credential, error) {
-	cred, err := b.creds.get(ctx)
+	g, err := b.creds.Get(ctx)
 	if err != nil {
-		return nil, cred, err
+		return nil, credential{}, err
 	}
-	c, err := cred.client(b.at.base()+"/"+b.at.Container, b.wire)
+	cred := g.Value
+	cred.renewed = new(credential)
+	c, err := cred.client(b.at.base()+"/"+b.at.Container, b.wire, signer{b.creds, g, cred.renewed})
 	return c, cred, err
 }
 
@@ -318,10 +320,12 @@ func deref(s *string) string {
 }
 
 // clientOptions lets the client library neither retry nor tell about itself.
-func clientOptions(w *watch, sign ...policy.Policy) *container.ClientOptions {
-	return &container.ClientOptions{ClientOptions: azcore.ClientOptions{
-		Transport: w, Retry: policy.RetryOptions{MaxRetries: -1}, Telemetry: policy.TelemetryOptions{Disabled: true}, PerRetryPolicies: sign,
-	}}
+func clientOptions(w *watch, sign policy.Policy) *container.ClientOptions {
+	o := azcore.ClientOptions{Transport: w, Retry: policy.RetryOptions{MaxRetries: -1}, Telemetry: policy.TelemetryOptions{Disabled: true}}
+	if sign != nil {
+		o.PerRetryPolicies = []policy.Policy{sign}
+	}
+	return &container.ClientOptions{ClientOptions: o}
 }
 
 // watch is the transport of the client library. It follows no redirect, bounds

@@ -15,7 +15,6 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 
-	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
@@ -46,13 +45,9 @@ func VMSources(file string) []Source {
 	return sources
 }
 
-// ErrNone is wrapped by a source that has no credentials, and where another try
-// now would find none either.
-var ErrNone = errors.New("nothing there")
-
 // TokenSource gets bearer tokens for [Scope] from f, which says when they
 // expire. They are asked for again before that. f is never called by two
-// goroutines at once; its error wraps [ErrNone] when another try is in vain.
+// goroutines at once; its error wraps [wire.ErrNothing] when another try is in vain.
 func TokenSource(name string, f func(ctx context.Context) (token string, expires time.Time, err error)) Source {
 	return Source{name: name, bearer: true, retrieve: func(ctx context.Context, _ Location) (credential, error) {
 		token, expires, err := f(ctx)
@@ -77,8 +72,8 @@ func SAS(token string) Source {
 	}}
 }
 
-// Environment is AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_KEY or
-// AZURE_STORAGE_SAS_TOKEN, the first of them, unless AZURE_STORAGE_ACCOUNT or
+// Environment is AZURE_STORAGE_CONNECTION_STRING, AZURE_STORAGE_SAS_TOKEN or
+// AZURE_STORAGE_KEY, the first of them, unless AZURE_STORAGE_ACCOUNT or
 // the connection string names another account.
 func Environment() Source {
 	return Source{name: "environment", retrieve: func(_ context.Context, at Location) (credential, error) {
@@ -97,12 +92,13 @@ func File(path string) Source {
 func fromFile(path string, at Location) (credential, error) {
 	values, err := wire.Credentials(path)
 	if err != nil {
-		return credential{}, fmt.Errorf("%w: %w", err, ErrNone)
+		return credential{}, fmt.Errorf("%w: %w", err, wire.ErrNothing)
 	}
 	return static(at, func(name string) string { return values[name] })
 }
 
-// static returns what lookup has, in the order in which the Azure CLI looks.
+// static returns what lookup has: a connection string, else the SAS token, which
+// allows less than the key, else that.
 func static(at Location, lookup func(name string) string) (credential, error) {
 	account, key, sas := lookup("azure_storage_account"), lookup("azure_storage_key"), lookup("azure_storage_sas_token")
 	if text := lookup("azure_storage_connection_string"); text != "" {
@@ -110,13 +106,13 @@ func static(at Location, lookup func(name string) string) (credential, error) {
 	}
 	switch {
 	case key == "" && sas == "":
-		return credential{}, fmt.Errorf("it has no azure_storage_key, azure_storage_sas_token or azure_storage_connection_string: %w", ErrNone)
+		return credential{}, fmt.Errorf("it has no azure_storage_key, azure_storage_sas_token or azure_storage_connection_string: %w", wire.ErrNothing)
 	case account != "" && account != at.Account:
-		return credential{}, fmt.Errorf("it is for the storage account %.30q: %w", account, ErrNone)
-	case key != "":
-		return keyCredential(at.Account, key)
+		return credential{}, fmt.Errorf("it is for the storage account %.30q: %w", account, wire.ErrNothing)
+	case sas != "":
+		return sasCredential(at, sas)
 	}
-	return sasCredential(at, sas)
+	return keyCredential(at.Account, key)
 }
 
 // parseConnection reads "AccountName=…;AccountKey=…;SharedAccessSignature=…".
@@ -139,7 +135,7 @@ func parseConnection(text string) (account, key, sas string) {
 func keyCredential(account, key string) (credential, error) {
 	k, err := container.NewSharedKeyCredential(account, strings.TrimSpace(key))
 	if err != nil {
-		return credential{}, fmt.Errorf("the account key is not base64: %w", ErrNone)
+		return credential{}, fmt.Errorf("the account key is not base64: %w", wire.ErrNothing)
 	}
 	return credential{key: k}, nil
 }
@@ -149,9 +145,9 @@ func sasCredential(at Location, token string) (credential, error) {
 	q, err := url.ParseQuery(token)
 	switch {
 	case err != nil || q.Get("sig") == "":
-		return credential{}, fmt.Errorf("the SAS token is no query with a signature (sv=…&sig=…): %w", ErrNone)
+		return credential{}, fmt.Errorf("the SAS token is no query with a signature (sv=…&sig=…): %w", wire.ErrNothing)
 	case !at.encrypted() && !at.local():
-		return credential{}, fmt.Errorf("a SAS token is sent only over https: %w", ErrNone)
+		return credential{}, fmt.Errorf("a SAS token is sent only over https: %w", wire.ErrNothing)
 	}
 	return credential{sas: q.Encode(), sig: q.Get("sig"), ends: sasEnd(q.Get("se"))}, nil
 }
@@ -173,18 +169,48 @@ type credential struct {
 	sig   string // the secret in it
 	key   *container.SharedKeyCredential
 	ends  time.Time // zero: never, or not known
+
+	renewed *credential // that a request was made with instead; nil: none can be
 }
 
-// client returns a client of the container at this URL.
-func (c credential) client(url string, w *watch) (*container.Client, error) {
+// client returns a client of the container at this URL, which signs with c.
+func (c credential) client(url string, w *watch, sign policy.Policy) (*container.Client, error) {
 	if c.key != nil {
-		return container.NewClientWithSharedKeyCredential(url, c.key, clientOptions(w))
+		return container.NewClientWithSharedKeyCredential(url, c.key, clientOptions(w, sign))
 	}
-	return container.NewClientWithNoCredential(url, clientOptions(w, c))
+	return container.NewClientWithNoCredential(url, clientOptions(w, sign))
 }
 
-// Do implements the client library's policy: it signs.
-func (c credential) Do(req *policy.Request) (*http.Response, error) {
+// A signer signs requests with what it was granted. When the server rejects
+// that, it makes the request once more with what there is then. (An account key
+// is the client library's to sign with: the next call has the other one.)
+type signer struct {
+	creds   *wire.Chain[credential]
+	granted *wire.Grant[credential]
+	renewed *credential // what the second request has
+}
+
+// Do implements the client library's policy.
+func (s signer) Do(req *policy.Request) (*http.Response, error) {
+	query := req.Raw().URL.RawQuery
+	s.granted.Value.sign(req)
+	resp, err := req.Next()
+	if err != nil || !rejected(resp) || !s.creds.Forget(s.granted) || s.granted.Value.key != nil {
+		return resp, err
+	}
+	g, err := s.creds.Get(req.Raw().Context())
+	if err != nil || g.Value.key != nil || req.RewindBody() != nil {
+		return resp, nil
+	}
+	resp.Body.Close()
+	*s.renewed = g.Value
+	req.Raw().URL.RawQuery = query
+	req.Raw().Header.Del("Authorization")
+	g.Value.sign(req)
+	return req.Next()
+}
+
+func (c credential) sign(req *policy.Request) {
 	raw := req.Raw()
 	switch {
 	case c.token != "":
@@ -194,7 +220,6 @@ func (c credential) Do(req *policy.Request) (*http.Response, error) {
 	case c.sas != "":
 		raw.URL.RawQuery = c.sas
 	}
-	return req.Next()
 }
 
 // hide keeps the secret out of what a server says.
@@ -203,6 +228,9 @@ func (c credential) hide(text string) string {
 		if secret != "" {
 			text = strings.ReplaceAll(text, secret, "…")
 		}
+	}
+	if c.renewed != nil {
+		text = c.renewed.hide(text)
 	}
 	return text
 }
@@ -214,128 +242,40 @@ func isToken(s string) bool {
 
 const maxToken = 32 << 10
 
-// chain asks the sources in their order and remembers the first answer until
-// shortly before it expires.
-type chain struct {
-	at      Location
-	sources []Source
-	log     *slog.Logger
-	now     func() time.Time
-
-	turn    chan struct{} // holds one while somebody uses the fields below
-	have    bool
-	value   credential
-	source  string    // name of where value is from
-	refresh time.Time // when to ask again; zero: never
+// newChain is a chain of the sources for this place.
+func newChain(at Location, sources []Source, log *slog.Logger) *wire.Chain[credential] {
+	all := make([]wire.Source[credential], len(sources))
+	for i, s := range sources {
+		all[i] = wire.Source[credential]{Name: s.name, Warn: s.warning, Get: func(ctx context.Context) (credential, time.Time, error) {
+			if s.bearer && !at.encrypted() {
+				return credential{}, time.Time{}, fmt.Errorf("a bearer token is sent only over https: %w", wire.ErrNothing)
+			}
+			v, err := s.retrieve(ctx, at)
+			if v.token == "" {
+				return v, time.Time{}, err // the server says when a SAS token ended
+			}
+			return v, v.ends, err
+		}}
+	}
+	return wire.NewChain(log, all...)
 }
 
-const (
-	earlier = 5 * time.Minute // a token is replaced this long before it ends
-	soon    = time.Minute     // until the next try, when that did not work
-)
-
-func newChain(at Location, sources []Source, log *slog.Logger) *chain {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+func (s Source) warning(credential) string {
+	if !s.warn {
+		return ""
 	}
-	return &chain{at: at, sources: sources, log: log, now: time.Now, turn: make(chan struct{}, 1)}
-}
-
-// get returns credentials for now.
-func (c *chain) get(ctx context.Context) (credential, error) {
-	if err := c.enter(ctx); err != nil {
-		return credential{}, err
-	}
-	defer c.leave()
-	now := c.now()
-	if c.have && (c.refresh.IsZero() || !passed(c.refresh, now)) {
-		return c.value, nil
-	}
-	v, err := c.ask(ctx)
-	now = c.now()
-	if err != nil {
-		if c.have && !passed(c.value.ends, now) && ctx.Err() == nil {
-			c.refresh = now.Add(soon)
-			return c.value, nil
-		}
-		return v, err
-	}
-	c.have, c.value, c.refresh = true, v, time.Time{}
-	if v.token != "" && !v.ends.IsZero() {
-		left := v.ends.Sub(now)
-		c.refresh = now.Add(max(left-earlier, left*4/5, soon/60))
-	}
-	return v, nil
-}
-
-// passed reports whether it is t by either clock: the monotonic one stands still
-// while a machine sleeps, and the other one can be set back.
-func passed(t, now time.Time) bool {
-	return !now.Before(t) || !now.Round(0).Before(t.Round(0))
-}
-
-// reject lets a token that the server did not take be asked for again.
-func (c *chain) reject(ctx context.Context, v credential) {
-	if c.enter(ctx) != nil {
-		return
-	}
-	defer c.leave()
-	if v.token != "" && v.token == c.value.token {
-		c.have = false
-	}
+	return "static keys are in use: give this VM a managed identity instead"
 }
 
 // Signer returns where the credentials come from that go with the requests, and
 // nothing of the credentials themselves. It asks for them when no request has
 // yet.
 func (b *Bucket) Signer(ctx context.Context) (source string, err error) {
-	if _, err := b.creds.get(ctx); err != nil {
+	g, err := b.creds.Get(ctx)
+	if err != nil {
 		return "", err
 	}
-	if err := b.creds.enter(ctx); err != nil {
-		return "", err
-	}
-	defer b.creds.leave()
-	return b.creds.source, nil
-}
-
-func (c *chain) enter(ctx context.Context) error {
-	select {
-	case c.turn <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (c *chain) leave() { <-c.turn }
-
-// ask returns the first credentials found, or what each source said.
-func (c *chain) ask(ctx context.Context) (credential, error) {
-	sentinel := bucket.ErrPermission
-	var said []string
-	for _, s := range c.sources {
-		if s.bearer && !c.at.encrypted() {
-			said = append(said, s.name+": a bearer token is sent only over https")
-			continue
-		}
-		v, err := s.retrieve(ctx, c.at)
-		if err == nil && v.token != "" && !v.ends.IsZero() && !c.now().Before(v.ends) {
-			err = fmt.Errorf("the token expired at %s", v.ends.UTC().Format(time.RFC3339))
-		}
-		if err == nil {
-			if s.warn {
-				c.log.WarnContext(ctx, "static keys are in use: give this VM a managed identity instead", "from", s.name, "account", c.at.Account)
-			}
-			c.source = s.name
-			return v, nil
-		}
-		if !errors.Is(err, ErrNone) {
-			sentinel = bucket.ErrUnavailable
-		}
-		said = append(said, s.name+": "+strings.TrimSuffix(err.Error(), ": "+ErrNone.Error()))
-	}
-	return credential{}, fmt.Errorf("%w: no credentials found (%s)", sentinel, strings.Join(said, "; "))
+	return g.Source, nil
 }
 
 // seconds is a number that the metadata service writes as text.

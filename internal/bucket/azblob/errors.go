@@ -14,6 +14,7 @@ import (
 	"unicode"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
@@ -50,13 +51,7 @@ func (b *Bucket) fail(ctx context.Context, in call, err error) error {
 		return fmt.Errorf("%s: %w", where, unavailable)
 	}
 	said := message(answer.RawResponse)
-	code := answer.ErrorCode
-	if strings.HasPrefix(said, "Server failed to authenticate") {
-		code = "AuthenticationFailed" // also where Azurite says AuthorizationFailure
-	}
-	if code == "AuthenticationFailed" || code == "InvalidAuthenticationInfo" {
-		b.creds.reject(ctx, in.cred)
-	}
+	code := codeOf(answer.ErrorCode, said)
 	text := answer.ErrorCode
 	if said != "" {
 		text = strings.TrimPrefix(text+": "+in.cred.hide(said), ": ")
@@ -76,6 +71,28 @@ func (b *Bucket) fail(ctx context.Context, in call, err error) error {
 		return fmt.Errorf("%s: %w: %s", where, sentinel, text)
 	}
 	return fmt.Errorf("%s: status %d: %s", where, answer.StatusCode, text)
+}
+
+// codeOf is the service's word for what Azurite calls AuthorizationFailure.
+func codeOf(code, said string) string {
+	if strings.HasPrefix(said, "Server failed to authenticate") {
+		return "AuthenticationFailed"
+	}
+	return code
+}
+
+// rejected reports whether the server did not take the credentials; that they
+// do not allow something is another matter. It leaves the answer to be read.
+func rejected(resp *http.Response) bool {
+	if resp.StatusCode != http.StatusUnauthorized && resp.StatusCode != http.StatusForbidden {
+		return false
+	}
+	body, err := runtime.Payload(resp) // which the transport bounds
+	if err != nil {
+		return false
+	}
+	code := codeOf(resp.Header.Get("x-ms-error-code"), parseMessage(body))
+	return resp.StatusCode == http.StatusUnauthorized || code == "AuthenticationFailed" || code == "InvalidAuthenticationInfo"
 }
 
 func classified(err error) bool {

@@ -12,6 +12,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 const (
@@ -143,13 +145,13 @@ func refused(status int, body []byte) error {
 	if passing(status) {
 		return fmt.Errorf("metadata service: status %d%s", status, text)
 	}
-	return fmt.Errorf("metadata service: status %d%s: %w", status, text, ErrNone)
+	return fmt.Errorf("metadata service: status %d%s: %w", status, text, wire.ErrNothing)
 }
 
 func (m *metadata) do(ctx context.Context, target string) (int, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
-		return 0, nil, fmt.Errorf("metadata service: %w: %w", err, ErrNone)
+		return 0, nil, fmt.Errorf("metadata service: %w: %w", err, wire.ErrNothing)
 	}
 	req.Header.Set("Metadata", "true")
 	resp, err := m.client.Do(req)

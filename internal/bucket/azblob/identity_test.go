@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 // imds is the metadata service of a VM with managed identities: by client ID,
@@ -75,6 +76,16 @@ func impatient(endpoint string) Source {
 
 var cloud = Location{Account: "acct", Container: "fleet"}
 
+// credentialOf is what a chain of these sources gives.
+func credentialOf(t *testing.T, at Location, sources []Source) (credential, error) {
+	t.Helper()
+	g, err := newChain(at, sources, nil).Get(t.Context())
+	if err != nil {
+		return credential{}, err
+	}
+	return g.Value, nil
+}
+
 func TestManagedIdentity(t *testing.T) {
 	m := newIMDS(t, map[string]string{"": tokenJSON("system", 3600), "1234-ab": tokenJSON("user", 3600)})
 	user := cloud
@@ -85,7 +96,7 @@ func TestManagedIdentity(t *testing.T) {
 		at   Location
 		want string
 	}{{cloud, "system"}, {user, "user"}, {other, ""}} {
-		v, err := newChain(c.at, []Source{ManagedIdentity(m.URL)}, nil).get(t.Context())
+		v, err := credentialOf(t, c.at, []Source{ManagedIdentity(m.URL)})
 		if v.token != c.want || (err == nil) != (c.want != "") {
 			t.Errorf("%q: %q, %v", c.at.ClientID, v.token, err)
 		}
@@ -131,7 +142,7 @@ func TestManagedIdentity_Failures(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			m := newIMDS(t, map[string]string{"": c.body})
 			m.status = c.status
-			v, err := newChain(cloud, []Source{impatient(m.URL)}, nil).get(t.Context())
+			v, err := credentialOf(t, cloud, []Source{impatient(m.URL)})
 			if !errors.Is(err, c.want) || c.want == nil && v.token != "good" || err != nil && !strings.Contains(err.Error(), c.words) {
 				t.Errorf("%q, %v, want %v with %q", v.token, err, c.want, c.words)
 			}
@@ -145,7 +156,7 @@ func TestManagedIdentity_Failures(t *testing.T) {
 	}
 	m := newIMDS(t, nil)
 	m.Close()
-	if _, err := newChain(cloud, []Source{impatient(m.URL)}, nil).get(t.Context()); !errors.Is(err, bucket.ErrUnavailable) {
+	if _, err := credentialOf(t, cloud, []Source{impatient(m.URL)}); !errors.Is(err, bucket.ErrUnavailable) {
 		t.Errorf("nobody there: %v", err)
 	}
 }
@@ -171,7 +182,7 @@ func TestManagedIdentity_EndsWithItsContext(t *testing.T) {
 func TestManagedIdentity_Environment(t *testing.T) {
 	m := newIMDS(t, map[string]string{"": tokenJSON("system", 3600)})
 	t.Setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", m.URL+"/")
-	if v, err := newChain(cloud, []Source{ManagedIdentity("")}, nil).get(t.Context()); err != nil || v.token != "system" {
+	if v, err := credentialOf(t, cloud, []Source{ManagedIdentity("")}); err != nil || v.token != "system" {
 		t.Errorf("%v", err)
 	}
 	// The standard library's own proxy spares loopback addresses.
@@ -214,63 +225,10 @@ func TestManagedIdentity_NotAzure(t *testing.T) {
 		m.status = []int{404, 404, 404, 404}
 		source := newMetadata(m.URL, func(at Location) bool { return needless(filepath.Join(dir, c.sys), c.file, at) })
 		source.pause = time.Millisecond
-		v, err := newChain(c.at, []Source{source.source(), File(c.file)}, nil).get(t.Context())
+		v, err := credentialOf(t, c.at, []Source{source.source(), File(c.file)})
 		if m.asked != c.asked || (v.key != nil) != (err == nil) {
 			t.Errorf("%+v: asked %d times: %v", c, m.asked, err)
 		}
-	}
-}
-
-func TestRenewal(t *testing.T) {
-	now := time.Now()
-	n, fails := 0, false
-	source := TokenSource("test", func(context.Context) (string, time.Time, error) {
-		n++
-		if fails {
-			return "", time.Time{}, errors.New("away")
-		}
-		return fmt.Sprint("t", n), now.Add(time.Hour), nil
-	})
-	c := newChain(cloud, []Source{source}, nil)
-	c.now = func() time.Time { return now }
-	step := func(pass time.Duration, away bool, want string) credential {
-		t.Helper()
-		now, fails = now.Add(pass), away
-		v, err := c.get(t.Context())
-		if v.token != want || (err == nil) != (want != "") {
-			t.Errorf("%q, %v, want %q", v.token, err, want)
-		}
-		return v
-	}
-	step(0, false, "t1")
-	step(54*time.Minute, false, "t1")
-	step(2*time.Minute, true, "t1")   // due, and the service is away: the old one still counts
-	step(30*time.Second, false, "t1") // not asked again at once
-	v := step(31*time.Second, false, "t3")
-	c.reject(t.Context(), v) // the server does not take it
-	step(0, false, "t4")
-	c.reject(t.Context(), credential{token: "t3"}) // somebody's who is late
-	step(0, false, "t4")
-	step(56*time.Minute, true, "t4")
-	step(5*time.Minute, true, "") // over
-	step(time.Second, false, fmt.Sprint("t", n+1))
-}
-
-// TestRenewal_Together asks once for many that need the token at once.
-func TestRenewal_Together(t *testing.T) {
-	m := newIMDS(t, map[string]string{"": tokenJSON("system", 3600)})
-	c := newChain(cloud, []Source{ManagedIdentity(m.URL)}, nil)
-	var wg sync.WaitGroup
-	for range 16 {
-		wg.Go(func() {
-			if v, err := c.get(t.Context()); err != nil || v.token != "system" {
-				t.Errorf("%q, %v", v.token, err)
-			}
-		})
-	}
-	wg.Wait()
-	if m.asked != 1 {
-		t.Errorf("asked %d times", m.asked)
 	}
 }
 
@@ -296,10 +254,12 @@ func TestOrder(t *testing.T) {
 		want    string
 		words   string
 	}{
-		{"operator, key", env{"AZURE_STORAGE_KEY": "a2V5", "AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=ENV"}, OperatorSources(), "key", ""},
+		{"operator, SAS before key", env{"AZURE_STORAGE_KEY": "a2V5", "AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=ENV"}, OperatorSources(), "sig=ENV&sv=1", ""},
+		{"operator, key", env{"AZURE_STORAGE_KEY": "a2V5"}, OperatorSources(), "key", ""},
 		{"operator, SAS", env{"AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=ENV"}, OperatorSources(), "sig=ENV&sv=1", ""},
 		{"operator, connection string", env{"AZURE_STORAGE_CONNECTION_STRING": "DefaultEndpointsProtocol=https;AccountName=acct;AccountKey=a2V5==;EndpointSuffix=x", "AZURE_STORAGE_SAS_TOKEN": "sig=ENV"}, OperatorSources(), "", "not base64"},
 		{"operator, connection string with a key", env{"AZURE_STORAGE_CONNECTION_STRING": "AccountName=acct;AccountKey=a2V5a2U=", "AZURE_STORAGE_SAS_TOKEN": "sig=ENV"}, OperatorSources(), "key", ""},
+		{"operator, connection string with both", env{"AZURE_STORAGE_CONNECTION_STRING": "AccountName=acct;AccountKey=a2V5a2U=;SharedAccessSignature=sv=1&sig=CON"}, OperatorSources(), "sig=CON&sv=1", ""},
 		{"operator, connection string with SAS", env{"AZURE_STORAGE_CONNECTION_STRING": "BlobEndpoint=https://x;SharedAccessSignature=sv=1&sig=CON"}, OperatorSources(), "sig=CON&sv=1", ""},
 		{"operator, another account", env{"AZURE_STORAGE_ACCOUNT": "else", "AZURE_STORAGE_KEY": "a2V5"}, OperatorSources(), "", `storage account "else"`},
 		{"operator, this account", env{"AZURE_STORAGE_ACCOUNT": "acct", "AZURE_STORAGE_KEY": "a2V5"}, OperatorSources(), "key", ""},
@@ -319,7 +279,7 @@ func TestOrder(t *testing.T) {
 			if host := c.env["AZURE_POD_IDENTITY_AUTHORITY_HOST"]; host != "" {
 				t.Setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", host)
 			}
-			v, err := newChain(cloud, c.sources, nil).get(t.Context())
+			v, err := credentialOf(t, cloud, c.sources)
 			got := v.token + v.sas
 			if v.key != nil {
 				got += "key"
@@ -357,7 +317,7 @@ func FuzzStatic(f *testing.F) {
 		if err == nil && v.key == nil && (v.sas == "" || v.sig == "" || strings.ContainsAny(v.sas, " \r\n#")) {
 			t.Errorf("%q gives %+v", values, v)
 		}
-		if err != nil && !errors.Is(err, ErrNone) {
+		if err != nil && !errors.Is(err, wire.ErrNothing) {
 			t.Errorf("%q: %v", values, err)
 		}
 	})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/azblob"
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 // Azure is a service principal in the environment (AZURE_TENANT_ID,
@@ -29,7 +30,7 @@ func Azure() azblob.Source {
 		w := &witness{client: client}
 		sources, err := azureSources(w)
 		if err != nil {
-			return "", time.Time{}, fmt.Errorf("%w: %w", oneLine{err}, azblob.ErrNone)
+			return "", time.Time{}, fmt.Errorf("%w: %w", oneLine{err}, wire.ErrNothing)
 		}
 		var all error
 		for _, s := range sources {
@@ -41,7 +42,7 @@ func Azure() azblob.Source {
 		}
 		err = w.class(all)
 		if errors.Is(err, bucket.ErrPermission) {
-			err = fmt.Errorf("%w: %w", err, azblob.ErrNone)
+			err = fmt.Errorf("%w: %w", err, wire.ErrNothing)
 		}
 		return "", time.Time{}, err
 	})

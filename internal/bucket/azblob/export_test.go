@@ -1,0 +1,5 @@
+package azblob
+
+// ReplaceAtOnce has credentials replaced from the first moment when the server
+// rejects them.
+func ReplaceAtOnce(b *Bucket) { b.creds.Young = 0 }
