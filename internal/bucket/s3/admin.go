@@ -14,7 +14,6 @@ import (
 	"strings"
 
 	"github.com/minio/minio-go/v7"
-	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/minio/minio-go/v7/pkg/signer"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -157,8 +156,19 @@ type question struct {
 
 const maxAdminAnswer = 1 << 20
 
-// ask makes one request. An answer that is no success is a minio.ErrorResponse.
-func (b *Bucket) ask(ctx context.Context, q question) ([]byte, error) {
+// ask makes one request, or two (see signed). An answer that is no success is a minio.ErrorResponse.
+func (b *Bucket) ask(ctx context.Context, q question) (body []byte, err error) {
+	if q.unsigned {
+		return b.askOnce(ctx, q)
+	}
+	err = b.signed(ctx, func() error {
+		body, err = b.askOnce(ctx, q)
+		return err
+	})
+	return body, err
+}
+
+func (b *Bucket) askOnce(ctx context.Context, q question) ([]byte, error) {
 	u := b.address()
 	u.RawQuery = q.query
 	u.Path += q.key
@@ -172,11 +182,11 @@ func (b *Bucket) ask(ctx context.Context, q question) ([]byte, error) {
 	sum := sha256.Sum256([]byte(q.body))
 	req.Header.Set("X-Amz-Content-Sha256", hex.EncodeToString(sum[:]))
 	if !q.unsigned && !b.at.Anonymous {
-		client := &http.Client{Transport: b.wire}
-		v, err := b.creds.GetWithContext(&credentials.CredContext{Context: ctx, Client: client, Endpoint: u.Host})
+		g, err := b.keys.Get(ctx)
 		if err != nil {
 			return nil, err
 		}
+		v := g.Value
 		req = signer.SignV4(*req, v.AccessKeyID, v.SecretAccessKey, v.SessionToken, b.at.Region)
 	}
 	resp, err := (&http.Client{Transport: b.wire, CheckRedirect: stay}).Do(req)

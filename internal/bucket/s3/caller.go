@@ -11,7 +11,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/minio/minio-go/v7/pkg/signer"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -65,10 +64,11 @@ func (b *Bucket) CallerID(ctx context.Context) (string, error) {
 
 // callerRequest is the signed question.
 func (b *Bucket) callerRequest(ctx context.Context, endpoint string) (*http.Request, error) {
-	creds, err := b.creds.GetWithContext(&credentials.CredContext{Context: ctx})
+	g, err := b.keys.Get(ctx)
 	if err != nil {
 		return nil, err
 	}
+	creds := g.Value
 	const form = "Action=GetCallerIdentity&Version=2011-06-15"
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(endpoint, "/")+"/", strings.NewReader(form))
 	if err != nil {

@@ -6,14 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"slices"
-	"strings"
-	"sync"
 	"time"
 
+	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
-	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
@@ -23,7 +20,7 @@ type Source struct {
 	name     string
 	retrieve func(ctx context.Context) (credentials.Value, error)
 	region   func(ctx context.Context) (string, error) // nil: this place knows no region
-	identity bool                                      // of the machine, which needs no keys
+	warn     bool                                      // permanent keys on a VM
 }
 
 // OperatorSources is the environment, as the AWS tools read it. They never ask a
@@ -34,12 +31,10 @@ func OperatorSources() []Source { return []Source{Environment()} }
 // machine that has keys and is not one of EC2's does not wait long for the
 // metadata service that it may not have.
 func VMSources(file string) []Source {
-	return []Source{instanceRole("", func() time.Duration { return patience("/sys", file) }), StaticFile(file), Environment()}
+	sources := []Source{instanceRole("", func() time.Duration { return patience("/sys", file) }), StaticFile(file), Environment()}
+	sources[1].warn, sources[2].warn = true, true
+	return sources
 }
-
-// errNothing says that a source has no credentials, and that another try now
-// would find none either.
-var errNothing = errors.New("nothing there")
 
 // Static is a key pair the caller has; token is "" for a permanent one.
 func Static(accessKey, secretKey, token string) Source {
@@ -57,9 +52,9 @@ func Environment() Source {
 		}
 		switch {
 		case v.AccessKeyID == "" && v.SecretAccessKey == "":
-			return v, fmt.Errorf("AWS_ACCESS_KEY_ID is not set: %w", errNothing)
+			return v, fmt.Errorf("AWS_ACCESS_KEY_ID is not set: %w", wire.ErrNothing)
 		case v.AccessKeyID == "" || v.SecretAccessKey == "":
-			return v, fmt.Errorf("only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set: %w", errNothing)
+			return v, fmt.Errorf("only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set: %w", wire.ErrNothing)
 		}
 		return v, nil
 	}}
@@ -71,92 +66,80 @@ func StaticFile(path string) Source {
 	return Source{name: "file " + path, retrieve: func(context.Context) (credentials.Value, error) {
 		values, err := wire.Credentials(path)
 		if err != nil {
-			return credentials.Value{}, fmt.Errorf("%w: %w", err, errNothing)
+			return credentials.Value{}, fmt.Errorf("%w: %w", err, wire.ErrNothing)
 		}
 		v := credentials.Value{
 			AccessKeyID: values["aws_access_key_id"], SecretAccessKey: values["aws_secret_access_key"], SessionToken: values["aws_session_token"],
 		}
 		if v.AccessKeyID == "" || v.SecretAccessKey == "" {
-			return v, fmt.Errorf("it has no aws_access_key_id and aws_secret_access_key: %w", errNothing)
+			return v, fmt.Errorf("it has no aws_access_key_id and aws_secret_access_key: %w", wire.ErrNothing)
 		}
 		return v, nil
 	}}
 }
 
-// chain asks the sources in their order and remembers the first answer until
-// shortly before it expires.
-type chain struct {
-	sources []Source
-	now     func() time.Time
-	log     *slog.Logger // nil: nowhere
-	warn    sync.Once
-
-	mu      sync.Mutex
-	value   credentials.Value
-	refresh time.Time // when to ask again; zero with a value: never
-	source  string    // name of where value is from
+// newChain is a chain of the sources.
+func newChain(sources []Source, log *slog.Logger) *wire.Chain[credentials.Value] {
+	all := make([]wire.Source[credentials.Value], len(sources))
+	for i, s := range sources {
+		all[i] = wire.Source[credentials.Value]{Name: s.name, Warn: s.warning, Get: func(ctx context.Context) (credentials.Value, time.Time, error) {
+			v, err := s.retrieve(ctx)
+			v.SignerType = credentials.SignatureV4
+			return v, v.Expiration, err
+		}}
+	}
+	return wire.NewChain(log, all...)
 }
 
-const (
-	earlier = 5 * time.Minute // a temporary key is replaced this long before it ends
-	soon    = time.Minute     // until the next try, when that did not work
-)
-
-func (c *chain) IsExpired() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.value.AccessKeyID == "" || !c.refresh.IsZero() && !c.now().Before(c.refresh)
+func (s Source) warning(v credentials.Value) string {
+	if !s.warn || v.SessionToken != "" {
+		return ""
+	}
+	return "this machine uses permanent keys, which stay valid when they leak: give it an instance role where there is one"
 }
 
-func (c *chain) Retrieve() (credentials.Value, error) { return c.RetrieveWithCredContext(nil) }
+// provider gives the client library what the chain has. The library remembers
+// nothing itself.
+type provider struct {
+	keys *wire.Chain[credentials.Value]
+}
 
-func (c *chain) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
+func (p provider) IsExpired() bool { return true }
+
+func (p provider) Retrieve() (credentials.Value, error) { return p.RetrieveWithCredContext(nil) }
+
+func (p provider) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
 	ctx := context.Background()
 	if cc != nil && cc.Context != nil {
 		ctx = cc.Context
 	}
-	v, err := c.ask(ctx)
-	now := c.now()
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	g, err := p.keys.Get(ctx)
 	if err != nil {
-		if c.value.AccessKeyID != "" && now.Before(c.value.Expiration) {
-			c.refresh = now.Add(soon)
-			return c.value, nil
-		}
-		return v, err
+		return credentials.Value{}, err
 	}
-	v.SignerType = credentials.SignatureV4
-	c.value, c.refresh = v, time.Time{}
-	if !v.Expiration.IsZero() {
-		left := v.Expiration.Sub(now)
-		c.refresh = now.Add(max(left-earlier, left*4/5, soon/60))
-	}
-	return v, nil
+	return g.Value, nil
 }
 
-// ask returns the first credentials found, or what each source said.
-func (c *chain) ask(ctx context.Context) (credentials.Value, error) {
-	sentinel := bucket.ErrPermission
-	var said []string
-	for _, s := range c.sources {
-		v, err := s.retrieve(ctx)
-		if err == nil && !v.Expiration.IsZero() && !c.now().Before(v.Expiration) {
-			err = fmt.Errorf("the credentials expired at %s", v.Expiration.Format(time.RFC3339))
-		}
-		if err == nil {
-			c.note(ctx, s, v)
-			c.mu.Lock()
-			c.source = s.name
-			c.mu.Unlock()
-			return v, nil
-		}
-		if !errors.Is(err, errNothing) {
-			sentinel = bucket.ErrUnavailable
-		}
-		said = append(said, s.name+": "+strings.TrimSuffix(err.Error(), ": "+errNothing.Error()))
+// signed makes a call with the keys of now, and once more with others when the
+// server rejects those. It waits for the keys with ctx, which the client library
+// does not.
+func (b *Bucket) signed(ctx context.Context, call func() error) error {
+	if b.at.Anonymous {
+		return call()
 	}
-	return credentials.Value{}, fmt.Errorf("%w: no credentials found (%s)", sentinel, strings.Join(said, "; "))
+	g, err := b.keys.Get(ctx)
+	if err != nil {
+		return err
+	}
+	err = call()
+	var answer minio.ErrorResponse
+	if !errors.As(err, &answer) || !replaceable(answer.Code) || !b.keys.Forget(g) {
+		return err
+	}
+	if _, err := b.keys.Get(ctx); err != nil {
+		return err
+	}
+	return call()
 }
 
 // Signer returns where the credentials come from that sign the requests, such as
@@ -166,22 +149,9 @@ func (b *Bucket) Signer(ctx context.Context) (source string, err error) {
 	if b.at.Anonymous {
 		return "nobody: requests are not signed (anonymous=true)", nil
 	}
-	if _, err := b.creds.GetWithContext(&credentials.CredContext{Context: ctx}); err != nil {
+	g, err := b.keys.Get(ctx)
+	if err != nil {
 		return "", err
 	}
-	b.chain.mu.Lock()
-	defer b.chain.mu.Unlock()
-	return b.chain.source, nil
-}
-
-// note warns once of permanent keys where the machine's own identity was asked
-// for first.
-func (c *chain) note(ctx context.Context, s Source, v credentials.Value) {
-	if c.log == nil || s.identity || v.SessionToken != "" || !slices.ContainsFunc(c.sources, func(s Source) bool { return s.identity }) {
-		return
-	}
-	c.warn.Do(func() {
-		c.log.WarnContext(ctx, "this machine uses permanent keys, which stay valid when they leak: give it an instance role where there is one",
-			"bucket", "s3", "keys", s.name)
-	})
+	return g.Source, nil
 }

@@ -70,8 +70,7 @@ func roleJSON(key string, ends time.Time) string {
 
 func retrieve(t *testing.T, sources ...Source) (credentials.Value, error) {
 	t.Helper()
-	c := &chain{sources: sources, now: time.Now}
-	return c.RetrieveWithCredContext(&credentials.CredContext{Context: t.Context()})
+	return provider{newChain(sources, nil)}.RetrieveWithCredContext(&credentials.CredContext{Context: t.Context()})
 }
 
 func TestInstanceRole(t *testing.T) {
@@ -183,33 +182,79 @@ func write(t *testing.T, name, text string) {
 	}
 }
 
-func TestRefreshBeforeExpiry(t *testing.T) {
-	now := time.Now()
-	n, fails := 0, false
-	source := Source{name: "test", retrieve: func(context.Context) (credentials.Value, error) {
-		n++
-		if fails {
-			return credentials.Value{}, errors.New("away")
+// TestRejectedKeysAreReplaced has every call made again, once, with new keys.
+func TestRejectedKeysAreReplaced(t *testing.T) {
+	var asked []string // keys of the requests
+	good := "none"
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, rest, _ := strings.Cut(r.Header.Get("Authorization"), "Credential=")
+		key, _, _ := strings.Cut(rest, "/")
+		asked = append(asked, key)
+		body, err := io.ReadAll(r.Body)
+		if err != nil || r.Method == "PUT" && string(body) != "body" {
+			t.Errorf("%s: %q, %v", r.Method, body, err)
 		}
-		return credentials.Value{AccessKeyID: fmt.Sprint("k", n), SecretAccessKey: "s", Expiration: now.Add(time.Hour)}, nil
-	}}
-	creds := credentials.New(&chain{sources: []Source{source}, now: func() time.Time { return now }})
-	step := func(pass time.Duration, away bool, want string) {
-		t.Helper()
-		now, fails = now.Add(pass), away
-		v, err := creds.GetWithContext(nil)
-		if v.AccessKeyID != want || (err == nil) != (want != "") {
-			t.Errorf("%q, %v, want %q", v.AccessKeyID, err, want)
+		switch {
+		case key != good:
+			w.WriteHeader(http.StatusBadRequest)
+			io.WriteString(w, "<Error><Code>ExpiredToken</Code></Error>")
+		case r.URL.Query().Has("list-type"):
+			io.WriteString(w, "<ListBucketResult></ListBucketResult>")
+		case r.Method == "DELETE":
+			w.WriteHeader(http.StatusNoContent)
+		default:
+			w.Header().Set("ETag", `"1"`)
+			w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
+		}
+	}))
+	defer srv.Close()
+	n := 0
+	keys := KeySource("test", func(context.Context) (Keys, error) {
+		n++
+		return Keys{AccessKey: fmt.Sprint("k", n), SecretKey: "s"}, nil
+	}, nil)
+	b, err := Open(t.Context(), "s3://fleet?endpoint="+srv.URL, Options{Sources: []Source{keys}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := map[string]func() error{
+		"get": func() error {
+			r, _, err := b.Get(t.Context(), "k", bucket.GetOptions{})
+			if err == nil {
+				r.Close()
+			}
+			return err
+		},
+		"put": func() error {
+			_, err := b.Put(t.Context(), "k", strings.NewReader("body"), bucket.Condition{})
+			return err
+		},
+		"list": func() (err error) {
+			for _, err = range b.List(t.Context(), "", "") {
+			}
+			return err
+		},
+		"delete": func() error { return b.Delete(t.Context(), "k") },
+	}
+	for name, call := range calls {
+		b.keys.Young = time.Hour
+		if _, err := b.Signer(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		asked, good = nil, "none"
+		if err := call(); !errors.Is(err, bucket.ErrPermission) || len(asked) != 1 {
+			t.Errorf("%s with young keys: %v, asked %q", name, err, asked)
+		}
+		b.keys.Young = 0
+		asked, good = nil, fmt.Sprint("k", n+1)
+		if err := call(); err != nil || len(asked) != 2 || asked[1] != good {
+			t.Errorf("%s: %v, asked %q, want %s at last", name, err, asked, good)
+		}
+		asked, good = nil, "none"
+		if err := call(); !errors.Is(err, bucket.ErrPermission) || len(asked) != 2 {
+			t.Errorf("%s with keys that are never good: %v, asked %q", name, err, asked)
 		}
 	}
-	step(0, false, "k1")
-	step(54*time.Minute, false, "k1")
-	step(2*time.Minute, true, "k1")   // due, and the service is away: the old one still counts
-	step(30*time.Second, false, "k1") // not asked again at once
-	step(31*time.Second, false, "k3") // but soon
-	step(56*time.Minute+time.Second, true, "k3")
-	step(5*time.Minute, true, "") // over
-	step(time.Second, false, fmt.Sprint("k", n+1))
 }
 
 func TestRegion(t *testing.T) {
@@ -264,9 +309,9 @@ func TestPermanentKeysAreWarnedOf(t *testing.T) {
 		"operator with keys": {[]Source{Environment(), StaticFile(file)}, 0},
 	} {
 		var log strings.Builder
-		ch := &chain{sources: c.sources, now: time.Now, log: slog.New(slog.NewTextHandler(&log, nil))}
+		keys := provider{newChain(c.sources, slog.New(slog.NewTextHandler(&log, nil)))}
 		for range 2 {
-			if _, err := ch.Retrieve(); err != nil {
+			if _, err := keys.Retrieve(); err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
 		}

@@ -32,9 +32,6 @@ func (b *Bucket) fail(ctx context.Context, op, key string, c bucket.Condition, e
 		}
 		return fmt.Errorf("%s: %w", where, wire.Classify(ctx, err))
 	}
-	if replaceable(answer.Code) {
-		b.creds.Expire()
-	}
 	text := answer.Code
 	if answer.Message != "" && answer.Message != answer.Code {
 		text += ": " + printable(answer.Message)

@@ -48,7 +48,7 @@ func instanceRole(endpoint string, patience func() time.Duration) Source {
 		Transport:     &http.Transport{DialContext: dial, DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
-	return Source{name: "instance role", retrieve: m.role, region: m.region, identity: true}
+	return Source{name: "instance role", retrieve: m.role, region: m.region}
 }
 
 // patience returns how long connecting to the metadata service may take on a
@@ -92,7 +92,7 @@ func (m *metadata) role(ctx context.Context) (credentials.Value, error) {
 	}
 	name, _, _ := strings.Cut(strings.TrimSpace(names), "\n")
 	if name == "" {
-		return credentials.Value{}, fmt.Errorf("the instance has no role: %w", errNothing)
+		return credentials.Value{}, fmt.Errorf("the instance has no role: %w", wire.ErrNothing)
 	}
 	body, err := m.ask(ctx, http.MethodGet, path+url.PathEscape(name), token)
 	if err != nil {
@@ -142,7 +142,7 @@ func (m *metadata) ask(ctx context.Context, method, path, token string) (string,
 	base := m.endpoint
 	if base == "" {
 		if strings.EqualFold(os.Getenv("AWS_EC2_METADATA_DISABLED"), "true") {
-			return "", fmt.Errorf("AWS_EC2_METADATA_DISABLED is true: %w", errNothing)
+			return "", fmt.Errorf("AWS_EC2_METADATA_DISABLED is true: %w", wire.ErrNothing)
 		}
 		if base = os.Getenv("AWS_EC2_METADATA_SERVICE_ENDPOINT"); base == "" {
 			base = metadataAddress
@@ -157,7 +157,7 @@ func (m *metadata) ask(ctx context.Context, method, path, token string) (string,
 		if err == nil {
 			err = fmt.Errorf("metadata service: %s %s: status %d", method, path, status)
 			if status < 500 && status != http.StatusTooManyRequests {
-				return "", fmt.Errorf("%w: %w", err, errNothing)
+				return "", fmt.Errorf("%w: %w", err, wire.ErrNothing)
 			}
 			if try < metadataTries && ctx.Err() == nil {
 				continue

@@ -101,6 +101,7 @@ func TestMinIO_RoleRotates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s3.ReplaceAtOnce(b)
 	for n := 0; seen.count() < 3; n++ {
 		want := fmt.Sprint(n)
 		buckettest.Put(t, b, "reports/vm1/report.json", []byte(want))

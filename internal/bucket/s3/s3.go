@@ -37,8 +37,7 @@ type Options struct {
 type Bucket struct {
 	at     Location
 	core   minio.Core
-	chain  *chain
-	creds  *credentials.Credentials // of chain, or none
+	keys   *wire.Chain[credentials.Value]
 	wire   *watch
 	prefix string // with a slash at its end, or ""
 }
@@ -59,12 +58,12 @@ func Open(ctx context.Context, rawURL string, o Options) (*Bucket, error) {
 	if at.Region == "" {
 		at.Region = region(ctx, at, o.Sources)
 	}
-	from := &chain{sources: o.Sources, now: time.Now, log: o.Logger}
-	creds := credentials.New(from)
+	keys := newChain(o.Sources, o.Logger)
+	creds := credentials.New(provider{keys})
 	if at.Anonymous {
 		creds = credentials.NewStatic("", "", "", credentials.SignatureAnonymous)
 	}
-	b := &Bucket{at: at, chain: from, creds: creds, wire: w}
+	b := &Bucket{at: at, keys: keys, wire: w}
 	if at.Prefix != "" {
 		b.prefix = at.Prefix + "/"
 	}
@@ -139,7 +138,13 @@ func (b *Bucket) Get(ctx context.Context, key string, o bucket.GetOptions) (io.R
 	if ranged {
 		opts.Set("Range", span)
 	}
-	r, info, header, err := b.core.GetObject(ctx, b.at.Bucket, name, opts)
+	var r io.ReadCloser
+	var info minio.ObjectInfo
+	var header http.Header
+	err = b.signed(ctx, func() (err error) {
+		r, info, header, err = b.core.GetObject(ctx, b.at.Bucket, name, opts)
+		return err
+	})
 	if err != nil {
 		return nil, bucket.Object{}, b.fail(ctx, "get", key, bucket.Condition{}, err)
 	}
@@ -191,9 +196,6 @@ func (b *Bucket) Put(ctx context.Context, key string, body io.ReadSeeker, c buck
 	if _, err := io.Copy(sum, lent); err != nil {
 		return bucket.Object{}, fmt.Errorf("put %s: %w", key, err)
 	}
-	if _, err := lent.Seek(0, io.SeekStart); err != nil {
-		return bucket.Object{}, fmt.Errorf("put %s: %w", key, err)
-	}
 	opts := minio.PutObjectOptions{DisableMultipart: true, DisableContentSha256: true}
 	if c.IfAbsent {
 		opts.SetMatchETagExcept("*")
@@ -201,7 +203,14 @@ func (b *Bucket) Put(ctx context.Context, key string, body io.ReadSeeker, c buck
 	if c.IfMatch != "" {
 		opts.SetMatchETag(c.IfMatch)
 	}
-	info, err := b.core.PutObject(ctx, b.at.Bucket, name, lent, size, "", hex.EncodeToString(sum.Sum(nil)), opts)
+	var info minio.UploadInfo
+	err = b.signed(ctx, func() (err error) {
+		if _, err := lent.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		info, err = b.core.PutObject(ctx, b.at.Bucket, name, lent, size, "", hex.EncodeToString(sum.Sum(nil)), opts)
+		return err
+	})
 	if err != nil {
 		return bucket.Object{}, b.fail(ctx, "put", key, c, err)
 	}
@@ -217,21 +226,26 @@ func (b *Bucket) List(ctx context.Context, prefix, after string) iter.Seq2[bucke
 		if after != "" {
 			opts.StartAfter = b.prefix + after
 		}
-		for info := range b.core.ListObjectsIter(ctx, b.at.Bucket, opts) {
-			if info.Err != nil {
-				yield(bucket.Object{}, b.fail(ctx, "list", prefix, bucket.Condition{}, info.Err))
-				return
+		stopped := false
+		err := b.signed(ctx, func() error {
+			for info := range b.core.ListObjectsIter(ctx, b.at.Bucket, opts) {
+				if info.Err != nil {
+					return info.Err
+				}
+				opts.StartAfter = info.Key
+				key, ok := strings.CutPrefix(info.Key, b.prefix)
+				if !ok || key <= after || !strings.HasPrefix(key, prefix) || bucket.CheckKey(key) != nil {
+					continue
+				}
+				if !yield(bucket.Object{Key: key, Size: info.Size, ETag: info.ETag, Modified: info.LastModified}, nil) {
+					stopped = true
+					return nil
+				}
 			}
-			key, ok := strings.CutPrefix(info.Key, b.prefix)
-			if !ok || key <= after || !strings.HasPrefix(key, prefix) || bucket.CheckKey(key) != nil {
-				continue
-			}
-			if !yield(bucket.Object{Key: key, Size: info.Size, ETag: info.ETag, Modified: info.LastModified}, nil) {
-				return
-			}
-		}
-		if err := ctx.Err(); err != nil {
-			yield(bucket.Object{}, fmt.Errorf("list %s in %s: %w", prefix, b.at, err))
+			return ctx.Err()
+		})
+		if err != nil && !stopped {
+			yield(bucket.Object{}, b.fail(ctx, "list", prefix, bucket.Condition{}, err))
 		}
 	}
 }
@@ -245,7 +259,9 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	err = b.core.RemoveObject(ctx, b.at.Bucket, name, minio.RemoveObjectOptions{})
+	err = b.signed(ctx, func() error {
+		return b.core.RemoveObject(ctx, b.at.Bucket, name, minio.RemoveObjectOptions{})
+	})
 	if err == nil {
 		return nil
 	}

@@ -2,13 +2,12 @@ package s3
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
-	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 // Keys sign requests.
@@ -26,11 +25,8 @@ type Keys struct {
 func KeySource(name string, get func(ctx context.Context) (Keys, error), region func(ctx context.Context) (string, error)) Source {
 	return Source{name: name, region: region, retrieve: func(ctx context.Context) (credentials.Value, error) {
 		k, err := get(ctx)
-		if errors.Is(err, bucket.ErrPermission) {
-			err = fmt.Errorf("%w: %w", err, errNothing)
-		}
 		if err == nil && (k.AccessKey == "" || k.SecretKey == "") {
-			err = fmt.Errorf("it gave no keys: %w", errNothing)
+			err = fmt.Errorf("it gave no keys: %w", wire.ErrNothing)
 		}
 		return credentials.Value{AccessKeyID: k.AccessKey, SecretAccessKey: k.SecretKey, SessionToken: k.SessionToken, Expiration: k.Expires}, err
 	}}
