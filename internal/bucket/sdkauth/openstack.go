@@ -2,7 +2,6 @@ package sdkauth
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,11 +10,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/swift"
 )
 
@@ -32,9 +29,7 @@ func OpenStack() []swift.Source {
 	name := "cloud " + wanted
 	settings, err := readCloud(wanted)
 	if err != nil {
-		return []swift.Source{swift.TokenSource(name, func(context.Context) (string, string, time.Time, error) {
-			return "", "", time.Time{}, fmt.Errorf("%w: %w", bucket.ErrPermission, err)
-		})}
+		return []swift.Source{swift.Failing(name, err)}
 	}
 	return []swift.Source{swift.Values(name, settings)}
 }

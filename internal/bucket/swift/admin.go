@@ -53,8 +53,8 @@ func (b *Bucket) Setup(ctx context.Context) (bucket.Setup, error) {
 	}
 	drain(resp)
 	s := bucket.Setup{Region: b.at.Region}
-	if g := b.auth.last.Load(); g != nil && g.region != "" {
-		s.Region = g.region
+	if g := b.auth.Last(); g != nil && g.Value.region != "" {
+		s.Region = g.Value.region
 	}
 	switch {
 	case resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden:

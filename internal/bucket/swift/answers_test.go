@@ -2,7 +2,6 @@ package swift
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 // TestAnswers has the answers that the servers of the other tests never give.
@@ -187,32 +187,14 @@ func get(t *testing.T, b *Bucket) error {
 }
 
 // The token's life is what Keystone says, whatever the clocks.
-func TestTokenIsRenewedBeforeItEnds(t *testing.T) {
-	k := newKeystone(t)
+func TestTokenLife(t *testing.T) {
+	k := newKeystone(t) // which lives in 1970
 	b := k.open(t, nil)
-	now := time.Now()
-	b.auth.now = func() time.Time { return now }
-	for _, step := range []struct {
-		after time.Duration
-		down  bool
-		want  int // tokens so far
-		err   error
-	}{
-		{0, false, 1, nil},
-		{54 * time.Minute, false, 1, nil},
-		{2 * time.Minute, true, 1, nil}, // Keystone is away, the token still good
-		{30 * time.Second, false, 1, nil},
-		{time.Minute, false, 2, nil},
-		{2 * time.Hour, true, 2, bucket.ErrUnavailable},
-		{0, false, 3, nil},
-	} {
-		now = now.Add(step.after)
-		if step.down {
-			k.answers = []int{503}
-		}
-		if err := get(t, b); !errors.Is(err, step.err) || k.tokens != step.want {
-			t.Errorf("%+v: %d tokens, %v", step, k.tokens, err)
-		}
+	if err := get(t, b); err != nil {
+		t.Fatal(err)
+	}
+	if left := time.Until(b.auth.Last().Value.ends); left < 59*time.Minute || left > time.Hour {
+		t.Errorf("it ends in %s", left)
 	}
 }
 
@@ -221,8 +203,7 @@ func TestDeniedAsksForOneTokenAtMost(t *testing.T) {
 	k := newKeystone(t)
 	k.good = "none"
 	b := k.open(t, nil)
-	now := time.Now()
-	b.auth.now = func() time.Time { return now }
+	b.auth.Young = time.Hour
 	for range 5 {
 		if err := get(t, b); !errors.Is(err, bucket.ErrPermission) {
 			t.Fatal(err)
@@ -231,7 +212,7 @@ func TestDeniedAsksForOneTokenAtMost(t *testing.T) {
 	if k.tokens != 1 || k.swift != 5 {
 		t.Errorf("a young token: %d tokens, %d requests", k.tokens, k.swift)
 	}
-	now = now.Add(2 * time.Minute)
+	b.auth.Young = 0
 	k.swift = 0
 	k.good = "token2"
 	for range 3 {
@@ -346,38 +327,23 @@ func TestCatalog(t *testing.T) {
 		{choice{"", "", "public"}, "[]", "", "no object storage"},
 		{choice{"", "", "public"}, `[{"type":"object-store","endpoints":[{"interface":"public","url":"ftp://x"}]}]`, "", "the catalog's"},
 	} {
-		g := &grant{token: "t", born: time.Now()}
-		err := g.catalog(catalog(time.Now(), time.Hour, c.catalog), c.want)
+		g := &grant{token: "t"}
+		err := g.catalog(catalog(time.Now(), time.Hour, c.catalog), time.Now(), c.want)
 		if g.storage != c.storage || (err == nil) != (c.words == "") || err != nil && (!errors.Is(err, bucket.ErrNoBucket) || !strings.Contains(err.Error(), c.words)) {
 			t.Errorf("%+v: %s, %v", c.want, g.storage, err)
 		}
 	}
 }
 
-func TestTokenSource(t *testing.T) {
+func TestFailing(t *testing.T) {
 	k := newKeystone(t)
-	calls, fail := 0, error(nil)
-	source := TokenSource("SDK", func(context.Context) (string, string, time.Time, error) {
-		calls++
-		return fmt.Sprint("sdk", calls), k.URL + "/v1/AUTH_a", time.Now().Add(time.Hour), fail
-	})
-	b, err := Open(t.Context(), "swift://c", Options{Sources: []Source{source}})
+	next := Values("next", map[string]string{"os_auth_token": "t", "os_storage_url": k.URL + "/v1/AUTH_a"})
+	b, err := Open(t.Context(), "swift://c", Options{Sources: []Source{Failing("cloud x", errors.New("it is not in the file")), next}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.auth.young = 0
-	for range 2 {
-		if err := get(t, b); err != nil {
-			t.Fatal(err)
-		}
-	}
-	k.good = "sdk2"
-	if err := get(t, b); err != nil || calls != 2 {
-		t.Errorf("%d calls, %v", calls, err)
-	}
-	k.good, fail = "sdk3", errors.New("no cloud of that name")
-	if err := get(t, b); !errors.Is(err, bucket.ErrPermission) || !strings.Contains(err.Error(), "SDK: no cloud of that name") {
-		t.Error(err)
+	if err := get(t, b); !errors.Is(err, bucket.ErrPermission) || !strings.Contains(err.Error(), "cloud x: not allowed: it is not in the file") || k.swift != 0 {
+		t.Errorf("%v, %d requests", err, k.swift)
 	}
 }
 
@@ -392,7 +358,7 @@ func TestPasswordOnAVMIsWarnedOfOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		b.auth.young, k.good = 0, "token2"
+		b.auth.Young, k.good = 0, "token2"
 		for range 3 {
 			if err := get(t, b); err != nil {
 				t.Fatal(err)
@@ -408,15 +374,16 @@ func FuzzCatalog(f *testing.F) {
 	f.Add(catalog(time.Now(), time.Hour, `[{"type":"object-store","endpoints":[{"interface":"public","region":"R","url":"https://h/v1/a"}]}]`))
 	f.Add([]byte(`{"token":{"expires_at":"2030-01-01T00:00:00Z"}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		g := &grant{token: "t", born: time.Now()}
-		if g.catalog(data, choice{face: "public"}) != nil {
+		g := &grant{token: "t"}
+		asked := time.Now()
+		if g.catalog(data, asked, choice{face: "public"}) != nil {
 			return
 		}
 		if _, err := accountURL(g.storage); err != nil {
 			t.Errorf("storage %q: %v", g.storage, err)
 		}
-		if !g.renew.IsZero() && g.renew.Before(g.born) {
-			t.Errorf("renewed at %v, before it was born", g.renew)
+		if !g.ends.IsZero() && g.ends.Before(asked) {
+			t.Errorf("ends at %v, before it was asked for", g.ends)
 		}
 	})
 }
@@ -440,7 +407,7 @@ func FuzzVendorData(f *testing.F) {
 	f.Add([]byte(`{"target":{"bootwell":{"swift_temp_url_sig":"s","swift_temp_url_expires":1900000000}}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		v, err := parseVendorData(data)
-		if err == nil && v.kind() == kindNone || err != nil && !errors.Is(err, errNothing) {
+		if err == nil && v.kind() == kindNone || err != nil && !errors.Is(err, wire.ErrNothing) {
 			t.Errorf("%v, %v", v, err)
 		}
 		if err == nil && !json.Valid(data) {

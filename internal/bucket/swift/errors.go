@@ -83,10 +83,10 @@ const statusRateLimited = 498
 func (b *Bucket) why(status int) (hint string, cause error) {
 	switch status {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		switch g := b.auth.last.Load(); {
-		case g != nil && g.temp != nil:
-			return b.whyTemp(g.temp)
-		case g != nil && !g.renewable && status == http.StatusUnauthorized:
+		switch g := b.auth.Last(); {
+		case g != nil && g.Value.temp != nil:
+			return b.whyTemp(g.Value.temp)
+		case g != nil && !g.Value.renewable && status == http.StatusUnauthorized:
 			return "the token is wrong, has ended, or has no access rule for this", bucket.ErrCredentials
 		}
 		return "the credentials are good, but neither role, access rule nor container ACL allows this", nil

@@ -1,9 +1,8 @@
 package swift
 
-import "time"
-
-// SetYoung has a token that was refused replaced when it is older than d.
-func SetYoung(b *Bucket, d time.Duration) { b.auth.young = d }
+// ReplaceAtOnce has credentials replaced from the first moment when the server
+// rejects them.
+func ReplaceAtOnce(b *Bucket) { b.auth.Young = 0 }
 
 // Token returns the token of the last request.
-func Token(b *Bucket) string { return b.auth.last.Load().token }
+func Token(b *Bucket) string { return b.auth.Last().Value.token }

@@ -94,7 +94,8 @@ func (s *session) login(ctx context.Context, v values) (*grant, error) {
 		return nil, err
 	}
 	req.Header = http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json"}, "User-Agent": {"bootwell"}}
-	g := &grant{born: s.now(), renewable: true}
+	s.keystone.Store(&auth)
+	asked := time.Now()
 	resp, err := s.send.RoundTrip(req)
 	if err != nil {
 		return nil, fmt.Errorf("%w at %s: %w", errKeystone, auth, wire.Classify(ctx, err))
@@ -107,8 +108,8 @@ func (s *session) login(ctx context.Context, v values) (*grant, error) {
 	if resp.StatusCode != http.StatusCreated {
 		return nil, fmt.Errorf("%w at %s: %w", errKeystone, auth, loginError(resp, answer, v.kind()))
 	}
-	g.token = resp.Header.Get("X-Subject-Token")
-	if err := g.catalog(answer, s.choice(v)); err != nil {
+	g := &grant{renewable: true, token: resp.Header.Get("X-Subject-Token")}
+	if err := g.catalog(answer, asked, s.choice(v)); err != nil {
 		return nil, fmt.Errorf("%w at %s: %w", errKeystone, auth, err)
 	}
 	return g, nil
@@ -154,8 +155,8 @@ func loginError(resp *http.Response, answer []byte, k kind) error {
 
 // catalog completes g with what Keystone's answer says of the token and where
 // the storage is. The token's life is counted on this machine's clock, which
-// may be wrong.
-func (g *grant) catalog(answer []byte, want choice) error {
+// may be wrong, from when it was asked for.
+func (g *grant) catalog(answer []byte, asked time.Time, want choice) error {
 	var body struct {
 		Token struct {
 			Issued  time.Time `json:"issued_at"`
@@ -173,7 +174,7 @@ func (g *grant) catalog(answer []byte, want choice) error {
 		return fmt.Errorf("%w: the answer has no token", bucket.ErrUnavailable)
 	}
 	if life := body.Token.Expires.Sub(body.Token.Issued); !body.Token.Issued.IsZero() && life > 0 {
-		g.lives(life)
+		g.ends = asked.Add(life)
 	}
 	var all []endpoint
 	for _, service := range body.Token.Catalog {

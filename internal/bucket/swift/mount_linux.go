@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 // mounted calls read with the folder where device is mounted, or mounts it
@@ -16,7 +18,7 @@ import (
 func mounted(device string, read func(folder string) (values, error)) (values, error) {
 	real, err := filepath.EvalSymlinks(device)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("there is none: %w", errNothing)
+		return nil, fmt.Errorf("there is none: %w", wire.ErrNothing)
 	}
 	if err != nil {
 		return nil, err

@@ -2,14 +2,13 @@ package swift
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
 	"strings"
-	"time"
 
+	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
@@ -21,12 +20,7 @@ type Source struct {
 	local bool // find asks no network and is fast
 	vm    bool // a password or a key found here is worth a warning
 	find  func(ctx context.Context) (values, error)
-	token TokenFunc // instead of find
 }
-
-// A TokenFunc returns a token, the URL of the account it is for ("": the
-// storage of the bucket's URL), and when the token ends (zero: not known).
-type TokenFunc func(ctx context.Context) (token, storageURL string, expires time.Time, err error)
 
 // values are settings by the lower-case names of OpenStack's environment
 // variables.
@@ -43,12 +37,8 @@ var names = []string{
 	"swift_temp_url_key", "swift_temp_url_sig", "swift_temp_url_expires", "swift_temp_url_prefix",
 }
 
-// errNothing says that a source has no credentials, and that another try now
-// would find none either.
-var errNothing = errors.New("nothing there")
-
 // OperatorSources is the environment, as OpenStack's own tools read it. They
-// never ask a metadata service; clouds.yaml is for a [TokenSource].
+// never ask a metadata service; clouds.yaml is not read here.
 func OperatorSources() []Source { return []Source{Environment()} }
 
 // VMSources are the credentials file, the vendor data of the cloud (config
@@ -88,15 +78,19 @@ func File(path string) Source {
 	return Source{name: "file " + path, local: true, find: func(context.Context) (values, error) {
 		v, err := wire.Credentials(path)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errNothing, err)
+			return nil, fmt.Errorf("%w: %w", wire.ErrNothing, err)
 		}
 		return v, values(v).check()
 	}}
 }
 
-// TokenSource asks the caller's f, such as an SDK's chain of credentials, each
-// time a token is needed.
-func TokenSource(name string, f TokenFunc) Source { return Source{name: name, token: f} }
+// Failing is a source that the user named and that cannot be used: it ends the
+// search with err, as [bucket.ErrPermission].
+func Failing(name string, err error) Source {
+	return Source{name: name, find: func(context.Context) (values, error) {
+		return nil, wire.Found(fmt.Errorf("%w: %w", bucket.ErrPermission, err))
+	}}
+}
 
 // A kind of credentials.
 type kind int
@@ -132,7 +126,7 @@ func (v values) kind() kind {
 	return kindNone
 }
 
-// check reports errNothing, and what is missing when some of it is there.
+// check reports wire.ErrNothing, and what is missing when some of it is there.
 func (v values) check() error {
 	if v.kind() != kindNone {
 		return nil
@@ -148,10 +142,10 @@ func (v values) check() error {
 		{"swift_temp_url_sig", "swift_temp_url_expires"},
 	} {
 		if v[half[0]] != "" {
-			return fmt.Errorf("%s is there without %s: %w", half[0], half[1], errNothing)
+			return fmt.Errorf("%s is there without %s: %w", half[0], half[1], wire.ErrNothing)
 		}
 	}
-	return fmt.Errorf("no os_application_credential_id: %w", errNothing)
+	return fmt.Errorf("no os_application_credential_id: %w", wire.ErrNothing)
 }
 
 // first returns the first setting that is not empty.

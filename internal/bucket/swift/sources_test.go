@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 	"github.com/bootwell/bootwell/internal/needs"
 )
 
@@ -91,12 +92,12 @@ func TestMetadataService(t *testing.T) {
 				source = MetadataService("")
 			}
 			v, err := source.find(t.Context())
-			if v["os_application_credential_id"] != c.id || (err == nil) != (c.id != "") || err != nil && errors.Is(err, errNothing) != c.final {
+			if v["os_application_credential_id"] != c.id || (err == nil) != (c.id != "") || err != nil && errors.Is(err, wire.ErrNothing) != c.final {
 				t.Errorf("%v, %v", v, err)
 			}
 		})
 	}
-	if _, err := MetadataService("").find(t.Context()); !errors.Is(err, errNothing) {
+	if _, err := MetadataService("").find(t.Context()); !errors.Is(err, wire.ErrNothing) {
 		t.Errorf("disabled: %v", err)
 	}
 }
@@ -114,7 +115,7 @@ func writeVendorData(t *testing.T, folder, name, text string) {
 
 func TestConfigDrive(t *testing.T) {
 	folder := t.TempDir()
-	if _, err := ConfigFolder(folder).find(t.Context()); !errors.Is(err, errNothing) {
+	if _, err := ConfigFolder(folder).find(t.Context()); !errors.Is(err, wire.ErrNothing) {
 		t.Errorf("an empty folder: %v", err)
 	}
 	writeVendorData(t, folder, "vendor_data.json", fmt.Sprintf(mine, "static"))
@@ -122,7 +123,7 @@ func TestConfigDrive(t *testing.T) {
 		t.Errorf("%v, %v", v, err)
 	}
 	none := configDrive(filepath.Join(folder, "none"), []string{filepath.Join(folder, "no-device")})
-	if _, err := none.find(t.Context()); !errors.Is(err, errNothing) || !strings.Contains(err.Error(), "there is none") {
+	if _, err := none.find(t.Context()); !errors.Is(err, wire.ErrNothing) || !strings.Contains(err.Error(), "there is none") {
 		t.Errorf("no drive: %v", err)
 	}
 }
@@ -187,11 +188,11 @@ func TestOrder(t *testing.T) {
 	sources := []Source{File(file), configDrive(t.TempDir(), nil), MetadataService(""), Environment()}
 	of := func() (string, error) {
 		s := newSession(Location{Storage: "https://h/v1/a"}, Options{Sources: sources}, nil)
-		g, err := s.get(t.Context(), nil)
+		g, err := s.Get(t.Context())
 		if err != nil {
 			return "", err
 		}
-		return g.token + string(keyOf(g)), nil
+		return g.Value.token + string(keyOf(g.Value)), nil
 	}
 	_, err := of()
 	if !errors.Is(err, bucket.ErrPermission) {

@@ -17,7 +17,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync/atomic"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
@@ -41,7 +40,6 @@ type Bucket struct {
 	send   http.RoundTripper
 	prefix string // with a slash at its end, or ""
 	newest bool
-	from   atomic.Pointer[origin] // of the credentials in use; nil: none yet
 }
 
 // Open returns the bucket that a swift: URL names (see [Parse]). It asks the
@@ -59,9 +57,7 @@ func Open(ctx context.Context, rawURL string, o Options) (*Bucket, error) {
 		}
 	}
 	send = newClear(at, o, send)
-	b := &Bucket{at: at, send: send, newest: o.Newest}
-	o.Sources = b.noting(o.Sources)
-	b.auth = newSession(at, o, send)
+	b := &Bucket{at: at, send: send, newest: o.Newest, auth: newSession(at, o, send)}
 	b.auth.temporary.Store(temporary)
 	if at.Prefix != "" {
 		b.prefix = at.Prefix + "/"
@@ -81,8 +77,8 @@ func (b *Bucket) Location() Location { return b.at }
 // Endpoint implements [bucket.Remote]: the storage if that is known, else
 // Keystone.
 func (b *Bucket) Endpoint() (url, ca string) {
-	if g := b.auth.last.Load(); g != nil {
-		return g.storage, b.at.CA
+	if g := b.auth.Last(); g != nil {
+		return g.Value.storage, b.at.CA
 	}
 	if b.at.Storage != "" {
 		return b.at.Storage, b.at.CA
@@ -111,19 +107,19 @@ type call struct {
 
 // do makes a request. The caller closes the body of the answer, whatever its
 // status is. An answer that the credentials do not count is followed by one
-// more try with a new token, if the token may have ended: Swift says the same
-// of what is denied.
+// more try with new ones, if they may have ended: Swift says the same of what
+// is denied.
 func (b *Bucket) do(ctx context.Context, c call) (*http.Response, error) {
-	g, err := b.auth.get(ctx, nil)
+	g, err := b.auth.Get(ctx)
 	if err != nil {
 		return nil, lacking(err)
 	}
-	resp, err := b.once(ctx, c, g)
-	if err != nil || resp.StatusCode != http.StatusUnauthorized || !b.auth.mayHaveEnded(g) {
+	resp, err := b.once(ctx, c, g.Value)
+	if err != nil || resp.StatusCode != http.StatusUnauthorized || !b.auth.Forget(g) {
 		return resp, err
 	}
 	drain(resp)
-	if g, err = b.auth.get(ctx, g); err != nil {
+	if g, err = b.auth.Get(ctx); err != nil {
 		return nil, lacking(err)
 	}
 	if c.body != nil {
@@ -131,7 +127,7 @@ func (b *Bucket) do(ctx context.Context, c call) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	return b.once(ctx, c, g)
+	return b.once(ctx, c, g.Value)
 }
 
 func (b *Bucket) once(ctx context.Context, c call, g *grant) (*http.Response, error) {

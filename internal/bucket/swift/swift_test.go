@@ -336,7 +336,7 @@ func testNewToken(t *testing.T, c *cloud) {
 	wire := &seen{}
 	id, secret := c.AppCredential("short")
 	b := c.via(t, c.URL("fleet", "tokens"), wire, appCredential(id, secret))
-	swift.SetYoung(b, 0)
+	swift.ReplaceAtOnce(b)
 	buckettest.Put(t, b, "k", []byte("x"))
 	old := swift.Token(b)
 	c.RevokeToken(old)

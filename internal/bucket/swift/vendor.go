@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 const (
@@ -46,7 +48,7 @@ func MetadataService(address string) Source {
 		}
 		if base == "" {
 			if strings.EqualFold(os.Getenv("AWS_EC2_METADATA_DISABLED"), "true") {
-				return nil, fmt.Errorf("AWS_EC2_METADATA_DISABLED is true: %w", errNothing)
+				return nil, fmt.Errorf("AWS_EC2_METADATA_DISABLED is true: %w", wire.ErrNothing)
 			}
 			base = metadataAddress
 		}
@@ -61,7 +63,7 @@ func MetadataService(address string) Source {
 func askMetadata(ctx context.Context, client *http.Client, target string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNothing, err)
+		return nil, fmt.Errorf("%w: %w", wire.ErrNothing, err)
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -71,7 +73,7 @@ func askMetadata(ctx context.Context, client *http.Client, target string) ([]byt
 	if resp.StatusCode != http.StatusOK {
 		err = fmt.Errorf("status %d", resp.StatusCode)
 		if resp.StatusCode < 500 && resp.StatusCode != http.StatusTooManyRequests {
-			err = fmt.Errorf("%w: %w", err, errNothing)
+			err = fmt.Errorf("%w: %w", err, wire.ErrNothing)
 		}
 		return nil, err
 	}
@@ -98,8 +100,8 @@ func configDrive(folder string, devices []string) Source {
 			}
 			v, err = mounted(device, vendorDataIn)
 		}
-		if err != nil && !errors.Is(err, errNothing) {
-			err = fmt.Errorf("%w: %w", errNothing, err)
+		if err != nil && !errors.Is(err, wire.ErrNothing) {
+			err = fmt.Errorf("%w: %w", wire.ErrNothing, err)
 		}
 		return v, err
 	}}
@@ -109,7 +111,7 @@ func vendorDataIn(folder string) (values, error) {
 	return firstVendorData(func(name string) ([]byte, error) {
 		f, err := os.Open(filepath.Join(folder, "openstack", "latest", name))
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errNothing, err)
+			return nil, fmt.Errorf("%w: %w", wire.ErrNothing, err)
 		}
 		defer f.Close()
 		return io.ReadAll(io.LimitReader(f, maxVendorData+1))
@@ -130,10 +132,10 @@ func firstVendorData(read func(name string) ([]byte, error)) (values, error) {
 		}
 		err = fmt.Errorf("%s: %w", name, err)
 		// What may be there at another time says more than what is not there.
-		if why == nil || errors.Is(why, errNothing) {
+		if why == nil || errors.Is(why, wire.ErrNothing) {
 			why = err
 		}
-		if !errors.Is(err, errNothing) {
+		if !errors.Is(err, wire.ErrNothing) {
 			break
 		}
 	}
@@ -144,13 +146,13 @@ func firstVendorData(read func(name string) ([]byte, error)) (values, error) {
 // under the name of the service that made them. Other names are left out.
 func parseVendorData(data []byte) (values, error) {
 	if len(data) > maxVendorData {
-		return nil, fmt.Errorf("over %d bytes: %w", maxVendorData, errNothing)
+		return nil, fmt.Errorf("over %d bytes: %w", maxVendorData, wire.ErrNothing)
 	}
 	var top map[string]json.RawMessage
 	if err := json.Unmarshal(data, &top); err != nil {
-		return nil, fmt.Errorf("%w: %w", errNothing, err)
+		return nil, fmt.Errorf("%w: %w", wire.ErrNothing, err)
 	}
-	err := fmt.Errorf("no %q in it: %w", vendorKey, errNothing)
+	err := fmt.Errorf("no %q in it: %w", vendorKey, wire.ErrNothing)
 	places := []json.RawMessage{top[vendorKey]}
 	for _, name := range slices.Sorted(maps.Keys(top)) {
 		var nested map[string]json.RawMessage
