@@ -96,7 +96,7 @@ func TestBearer(t *testing.T) {
 	stranger := buckettest.AzureToken("https://vault.azure.net", time.Now().Add(time.Hour))
 	buckettest.TestRefused(t, []buckettest.Refusal{
 		{Name: "token for another service", Open: with("fleet", bearer("https://vault.azure.net", time.Hour)), Want: bucket.ErrCredentials, Words: "Invalid token audience", Secrets: strings.Split(stranger, ".")[:2]},
-		{Name: "expired token", Open: with("fleet", bearer(audience, -time.Minute)), Want: bucket.ErrCredentials, Words: "the token is not valid for this storage account"},
+		{Name: "expired token", Open: with("fleet", bearer(audience, -time.Minute)), Want: bucket.ErrExpired, Words: "the token has expired"},
 		{Name: "no token", Open: with("fleet", azblob.TokenSource("test", func(context.Context) (string, time.Time, error) {
 			return "nonsense", time.Time{}, nil
 		})), Want: bucket.ErrCredentials, Words: "AuthenticationFailed", Secrets: []string{"nonsense"}},
