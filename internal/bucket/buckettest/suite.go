@@ -419,13 +419,14 @@ func testListLong(t *testing.T, b, w bucket.Bucket, n int) {
 		t.Skip("this bucket cannot list")
 	}
 	var want []string
+	patient := bucket.Retry(w, bucket.RetryPolicy{}) // a server may be slow to write so many
 	g, ctx := errgroup.WithContext(t.Context())
 	g.SetLimit(16)
 	for i := range n {
 		key := fmt.Sprintf("reports/vm-%03d/log-%04d", i/100, i)
 		want = append(want, key)
 		g.Go(func() error {
-			_, err := w.Put(ctx, key, strings.NewReader(key), bucket.Condition{})
+			_, err := patient.Put(ctx, key, strings.NewReader(key), bucket.Condition{})
 			return err
 		})
 	}
