@@ -3,8 +3,6 @@ package azblob
 import (
 	"errors"
 	"fmt"
-	"net/url"
-	"slices"
 	"strings"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -21,7 +19,12 @@ type Location struct {
 	CA        string // file of certificates to trust besides the system's
 }
 
-var options = []string{"ca", "client_id", "endpoint"}
+var form = wire.Form{
+	Scheme:  "az",
+	Write:   "write az://ACCOUNT/CONTAINER/PREFIX; another server is ?endpoint=URL",
+	Secrets: "keys do not belong in the URL: use AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN",
+	Options: []string{"ca", "client_id", "endpoint"},
+}
 
 // Parse reads az://ACCOUNT/CONTAINER/prefix?endpoint=URL&client_id=ID&ca=FILE.
 // An endpoint is the base URL of the account, such as
@@ -30,44 +33,23 @@ var options = []string{"ca", "client_id", "endpoint"}
 func Parse(rawURL string) (Location, error) {
 	l, err := parse(rawURL)
 	if err != nil {
-		return Location{}, fmt.Errorf("bucket %q: %w", redact(rawURL), err)
+		return Location{}, fmt.Errorf("bucket %q: %w", wire.Redact(rawURL), err)
 	}
 	return l, nil
 }
 
-// redact keeps a secret that somebody wrote into the URL out of the error: what
-// stands before an @, and a SAS token in the query.
-func redact(rawURL string) string {
-	for _, mark := range []string{"sig=", "sig%3d"} {
-		if i := strings.Index(strings.ToLower(rawURL), mark); i >= 0 {
-			rawURL = rawURL[:i] + "sig=…"
-		}
-	}
-	before, after, ok := strings.Cut(rawURL, "@")
-	if scheme, _, found := strings.Cut(before, "://"); ok && found {
-		return scheme + "://…@" + after
-	}
-	return rawURL
-}
-
 func parse(rawURL string) (Location, error) {
-	u, err := url.Parse(rawURL)
-	if err != nil {
-		var ue *url.Error
-		if errors.As(err, &ue) {
-			err = ue.Err
+	u, err := form.Parse(rawURL)
+	for _, name := range []string{"sig", "se", "sv"} {
+		if u.Options.Has(name) {
+			return Location{}, errors.New("a SAS token does not belong in the URL: use AZURE_STORAGE_SAS_TOKEN")
 		}
-		return Location{}, err
 	}
-	name, prefix, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
+	name, prefix, _ := strings.Cut(u.Path, "/")
 	l := Location{Account: u.Host, Container: name, Prefix: strings.Trim(prefix, "/")}
 	switch {
-	case u.Scheme != "az":
-		return l, errors.New("scheme is not az")
-	case u.User != nil:
-		return l, errors.New("keys do not belong in the URL: use AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN")
-	case u.Opaque != "" || u.Fragment != "" || u.Port() != "":
-		return l, errors.New("write az://ACCOUNT/CONTAINER/PREFIX; another server is ?endpoint=URL")
+	case err != nil:
+		return l, err
 	case !accountName(l.Account):
 		return l, fmt.Errorf("storage account %q is not 3 to 24 lower-case letters and digits", l.Account)
 	case !containerName(l.Container):
@@ -78,45 +60,24 @@ func parse(rawURL string) (Location, error) {
 			return l, fmt.Errorf("prefix: %w", err)
 		}
 	}
-	q, err := url.ParseQuery(u.RawQuery)
-	if err != nil {
-		return l, errors.New("the options cannot be read: write ?name=value&name=value")
-	}
-	return l, l.options(q)
-}
-
-func (l *Location) options(q url.Values) error {
-	for name, values := range q {
-		switch {
-		case name == "sig" || name == "se" || name == "sv":
-			return errors.New("a SAS token does not belong in the URL: use AZURE_STORAGE_SAS_TOKEN")
-		case !slices.Contains(options, name):
-			return fmt.Errorf("option %q is not known; there are %s", name, strings.Join(options, ", "))
-		case len(values) != 1 || values[0] == "":
-			return fmt.Errorf("option %s needs one value", name)
-		}
-	}
-	l.CA, l.ClientID = q.Get("ca"), q.Get("client_id")
+	l.CA, l.ClientID = u.Options.Get("ca"), u.Options.Get("client_id")
 	if len(l.ClientID) > 64 || strings.Trim(l.ClientID, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-") != "" {
-		return fmt.Errorf("client_id %.80q is not a client ID", l.ClientID)
+		return l, fmt.Errorf("client_id %.80q is not a client ID", l.ClientID)
 	}
-	return l.endpoint(q.Get("endpoint"))
+	return l, l.endpoint(u.Options.Get("endpoint"))
 }
 
 func (l *Location) endpoint(s string) error {
 	if s == "" {
 		return nil
 	}
-	if !strings.Contains(s, "://") {
-		s = "https://" + s
-	}
-	u, err := url.Parse(s)
-	if err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
-		return fmt.Errorf("endpoint %q is not http://HOST or https://HOST", redact(s))
+	u, err := wire.ParseEndpoint(s)
+	if err != nil {
+		return err
 	}
 	path := strings.Trim(u.Path, "/")
-	if u.User != nil || u.RawQuery != "" || u.Fragment != "" || path != "" && !accountName(path) {
-		return fmt.Errorf("endpoint %q is not the base URL of a storage account: scheme, host, port, and for an emulator /ACCOUNT", redact(s))
+	if path != "" && !accountName(path) {
+		return fmt.Errorf("endpoint %q is not the base URL of a storage account: scheme, host, port, and for an emulator /ACCOUNT", wire.Redact(s))
 	}
 	l.Endpoint = u.Scheme + "://" + u.Host
 	if path != "" {

@@ -280,7 +280,7 @@ func TestParse(t *testing.T) {
 		"gs://bkt?endpoint=https://u:topsecret@x/": "endpoint",
 		"gs://bkt?endpoint=http://":                "endpoint",
 		"gs://bkt#x":                               "gs://BUCKET",
-		"gs://bkt?%zz":                             "invalid",
+		"gs://bkt?%zz":                             "cannot be read",
 	} {
 		_, err := Parse(url)
 		if err == nil || !strings.Contains(err.Error(), words) {

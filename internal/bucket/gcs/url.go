@@ -1,15 +1,11 @@
 package gcs
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
-	"net/url"
 	"regexp"
-	"slices"
-	"strconv"
 	"strings"
 
-	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
@@ -26,7 +22,12 @@ type Location struct {
 
 const google = "https://storage.googleapis.com"
 
-var options = []string{"anonymous", "ca", "endpoint", "location", "project"}
+var form = wire.Form{
+	Scheme:  "gs",
+	Write:   "write gs://BUCKET/PREFIX; another server is ?endpoint=URL",
+	Secrets: "keys do not belong in the URL: name the key's file with GOOGLE_APPLICATION_CREDENTIALS",
+	Options: []string{"anonymous", "ca", "endpoint", "location", "project"},
+}
 
 // bucketName is Google's rule for names.
 // https://cloud.google.com/storage/docs/buckets#naming
@@ -37,51 +38,21 @@ var bucketName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{1,220})[a-z0-9]$`)
 func Parse(rawURL string) (Location, error) {
 	l, err := parse(rawURL)
 	if err != nil {
-		return Location{}, fmt.Errorf("bucket %q: %w", redact(rawURL), err)
+		return Location{}, fmt.Errorf("bucket %q: %w", wire.Redact(rawURL), err)
 	}
 	return l, nil
 }
 
-// redact keeps a secret that somebody wrote into the URL out of the error.
-func redact(rawURL string) string {
-	before, after, ok := strings.Cut(rawURL, "@")
-	if scheme, _, found := strings.Cut(before, "://"); ok && found {
-		return scheme + "://…@" + after
-	}
-	return rawURL
-}
-
 func parse(rawURL string) (Location, error) {
-	u, err := url.Parse(rawURL)
-	if err != nil {
-		var ue *url.Error
-		if errors.As(err, &ue) {
-			err = ue.Err
-		}
-		return Location{}, err
-	}
-	l := Location{Bucket: u.Host, Prefix: strings.Trim(u.Path, "/"), Endpoint: google}
-	switch {
-	case u.Scheme != "gs":
-		return l, errors.New("scheme is not gs")
-	case u.User != nil:
-		return l, errors.New("keys do not belong in the URL: name the key's file with GOOGLE_APPLICATION_CREDENTIALS")
-	case u.Opaque != "" || u.Fragment != "" || u.Port() != "":
-		return l, errors.New("write gs://BUCKET/PREFIX; another server is ?endpoint=URL")
-	}
-	if err := checkBucket(l.Bucket); err != nil {
-		return l, err
-	}
-	if l.Prefix != "" {
-		if err := bucket.CheckKey(l.Prefix); err != nil {
-			return l, fmt.Errorf("prefix: %w", err)
-		}
-	}
-	q, err := url.ParseQuery(u.RawQuery)
+	u, err := form.Parse(rawURL)
+	l := Location{Bucket: u.Host, Prefix: u.Path, Endpoint: google}
 	if err != nil {
 		return l, err
 	}
-	return l, l.options(q)
+	if err := cmp.Or(checkBucket(l.Bucket), wire.CheckPrefix(l.Prefix)); err != nil {
+		return l, err
+	}
+	return l, l.options(u)
 }
 
 func checkBucket(name string) error {
@@ -91,17 +62,17 @@ func checkBucket(name string) error {
 	return nil
 }
 
-func (l *Location) options(q url.Values) error {
-	for name, values := range q {
-		if !slices.Contains(options, name) {
-			return fmt.Errorf("option %q is not known; there are %s", name, strings.Join(options, ", "))
+func (l *Location) options(u wire.BucketURL) error {
+	q := u.Options
+	if q.Has("endpoint") {
+		at, err := wire.ParseEndpoint(q.Get("endpoint"))
+		if err != nil {
+			return err
 		}
-		if len(values) != 1 || values[0] == "" {
-			return fmt.Errorf("option %s needs one value", name)
+		if strings.Trim(at.Path, "/") != "" {
+			return fmt.Errorf("endpoint %q has more than scheme, host and port", wire.Redact(q.Get("endpoint")))
 		}
-	}
-	if err := l.endpoint(q.Get("endpoint")); err != nil {
-		return err
+		l.Endpoint = at.Scheme + "://" + at.Host
 	}
 	l.CA, l.Project, l.Place = q.Get("ca"), q.Get("project"), q.Get("location")
 	for name, value := range map[string]string{"project": l.Project, "location": l.Place} {
@@ -109,32 +80,7 @@ func (l *Location) options(q url.Values) error {
 			return fmt.Errorf("option %s: %q is not valid", name, value)
 		}
 	}
-	if q.Has("anonymous") {
-		v, err := strconv.ParseBool(q.Get("anonymous"))
-		if err != nil {
-			return fmt.Errorf("option anonymous is true or false, not %q", q.Get("anonymous"))
-		}
-		l.Anonymous = v
-	}
-	return nil
-}
-
-func (l *Location) endpoint(s string) error {
-	if s == "" {
-		return nil
-	}
-	if !strings.Contains(s, "://") {
-		s = "https://" + s
-	}
-	u, err := url.Parse(s)
-	if err != nil || u.Host == "" || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
-		return fmt.Errorf("endpoint %q is not http://HOST or https://HOST", redact(s))
-	}
-	if u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-		return fmt.Errorf("endpoint %q has more than scheme, host and port", redact(s))
-	}
-	l.Endpoint = u.Scheme + "://" + u.Host
-	return nil
+	return u.Flag("anonymous", &l.Anonymous)
 }
 
 // private reports whether nobody on the way can read requests.

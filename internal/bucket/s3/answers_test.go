@@ -156,7 +156,7 @@ func TestParse(t *testing.T) {
 		"s3://bkt?endpoint=https://u:topsecret@x/": "endpoint",
 		"s3://bkt?endpoint=http://":                "endpoint",
 		"s3://bkt#x":                               "s3://BUCKET",
-		"s3://bkt?%zz":                             "invalid",
+		"s3://bkt?%zz":                             "cannot be read",
 	} {
 		_, err := Parse(url)
 		if err == nil || !strings.Contains(err.Error(), words) {

@@ -304,7 +304,7 @@ func TestParse(t *testing.T) {
 		"swift://c?storage=https://h":           "AUTH_ID",
 		"swift://c?storage=https://h/../v1/a":   "option storage",
 		"swift://c?storage=http://h//v1/AUTH_x": "option storage",
-		"swift://c?%zz":                         "invalid",
+		"swift://c?%zz":                         "cannot be read",
 	} {
 		_, err := Parse(url)
 		if err == nil || !strings.Contains(err.Error(), words) {

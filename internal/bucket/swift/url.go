@@ -1,14 +1,12 @@
 package swift
 
 import (
-	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
-	"slices"
 	"strings"
 
-	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 // A Location is what a swift: URL says.
@@ -22,7 +20,12 @@ type Location struct {
 	CA        string // file of certificates to trust besides the system's
 }
 
-var options = []string{"auth", "ca", "interface", "region", "storage"}
+var form = wire.Form{
+	Scheme:  "swift",
+	Write:   "write swift://CONTAINER/PREFIX; the cloud is ?auth=URL",
+	Secrets: "secrets do not belong in the URL: use the OS_… variables or the credentials file",
+	Options: []string{"auth", "ca", "interface", "region", "storage"},
+}
 
 // containerName are the names that need no escapes; Swift allows more.
 var containerName = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,255}$`)
@@ -33,62 +36,27 @@ var containerName = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,255}$`)
 func Parse(rawURL string) (Location, error) {
 	l, err := parse(rawURL)
 	if err != nil {
-		return Location{}, fmt.Errorf("bucket %q: %w", redact(rawURL), err)
+		return Location{}, fmt.Errorf("bucket %q: %w", wire.Redact(rawURL), err)
 	}
 	return l, nil
 }
 
-// redact keeps a secret that somebody wrote into the URL out of the error.
-func redact(rawURL string) string {
-	at := strings.LastIndex(rawURL, "@")
-	scheme, _, found := strings.Cut(rawURL, "://")
-	if at < 0 || !found {
-		return rawURL
-	}
-	return scheme + "://…@" + rawURL[at+1:]
-}
-
 func parse(rawURL string) (Location, error) {
-	u, err := url.Parse(rawURL)
-	if err != nil {
-		var ue *url.Error
-		if errors.As(err, &ue) {
-			err = ue.Err
-		}
-		return Location{}, err
-	}
-	l := Location{Container: u.Host, Prefix: strings.Trim(u.Path, "/")}
+	u, err := form.Parse(rawURL)
+	l := Location{Container: u.Host, Prefix: u.Path}
 	switch {
-	case u.Scheme != "swift":
-		return l, errors.New("scheme is not swift")
-	case u.User != nil:
-		return l, errors.New("secrets do not belong in the URL: use the OS_… variables or the credentials file")
-	case u.Opaque != "" || u.Fragment != "" || u.Port() != "":
-		return l, errors.New("write swift://CONTAINER/PREFIX; the cloud is ?auth=URL")
+	case err != nil:
+		return l, err
 	case !containerName.MatchString(l.Container):
 		return l, fmt.Errorf("container name %.100q is not made of letters, digits, dots, hyphens and underscores", l.Container)
 	}
-	if l.Prefix != "" {
-		if err := bucket.CheckKey(l.Prefix); err != nil {
-			return l, fmt.Errorf("prefix: %w", err)
-		}
-	}
-	q, err := url.ParseQuery(u.RawQuery)
-	if err != nil {
+	if err := wire.CheckPrefix(l.Prefix); err != nil {
 		return l, err
 	}
-	return l, l.options(q)
+	return l, l.options(u.Options)
 }
 
 func (l *Location) options(q url.Values) (err error) {
-	for name, values := range q {
-		if !slices.Contains(options, name) {
-			return fmt.Errorf("option %q is not known; there are %s", name, strings.Join(options, ", "))
-		}
-		if len(values) != 1 || values[0] == "" {
-			return fmt.Errorf("option %s needs one value", name)
-		}
-	}
 	l.CA, l.Region = q.Get("ca"), q.Get("region")
 	if strings.ContainsFunc(l.Region, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
 		return fmt.Errorf("region %q is not valid", l.Region)
@@ -144,10 +112,10 @@ func accountURL(s string) (string, error) {
 func plainURL(s string) (string, error) {
 	u, err := url.Parse(s)
 	if err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
-		return "", fmt.Errorf("URL %q is not https://HOST/PATH", redact(s))
+		return "", fmt.Errorf("URL %q is not https://HOST/PATH", wire.Redact(s))
 	}
 	if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(u.Path, "//") || strings.Contains(u.Path, "/.") {
-		return "", fmt.Errorf("URL %q has more than scheme, host and path", redact(s))
+		return "", fmt.Errorf("URL %q has more than scheme, host and path", wire.Redact(s))
 	}
 	return strings.TrimRight(u.Scheme+"://"+u.Host+u.EscapedPath(), "/"), nil
 }
