@@ -35,17 +35,17 @@ func open(ctx context.Context, url string) (b bucket.Bucket, err error) {
 		b, err = s3.Open(ctx, url, s3.Options{Sources: append(s3.OperatorSources(), sdkauth.AWS())})
 	case "az":
 		var from []azblob.Source
-		if from, err = sdkauth.AzureSources(url); err == nil {
+		if from, err = sdkauth.Azure(url); err == nil {
 			b, err = azblob.Open(ctx, url, azblob.Options{Sources: from})
 		}
 	case "gs":
 		var from []gcs.Source
-		if from, err = sdkauth.GoogleSources(url); err == nil {
+		if from, err = sdkauth.Google(url); err == nil {
 			b, err = gcs.Open(ctx, url, gcs.Options{Sources: from})
 		}
 	case "swift":
 		var from []swift.Source
-		if from, err = sdkauth.OpenStackSources(url); err == nil {
+		if from, err = sdkauth.OpenStack(url); err == nil {
 			b, err = swift.Open(ctx, url, swift.Options{Sources: from, Newest: true})
 		}
 	case "http", "https":

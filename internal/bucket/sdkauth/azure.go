@@ -17,11 +17,11 @@ import (
 	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
-// Azure is a service principal in the environment (AZURE_TENANT_ID,
+// azureLogin is a service principal in the environment (AZURE_TENANT_ID,
 // AZURE_CLIENT_ID, and AZURE_CLIENT_SECRET or AZURE_CLIENT_CERTIFICATE_PATH),
 // else a workload's federated identity there, else the login of `az` or `azd`.
 // What the environment names counts, good or not.
-func Azure() azblob.Source {
+func azureLogin() azblob.Source {
 	return azblob.TokenSource("Azure SDK", func(ctx context.Context) (string, time.Time, error) {
 		client, err := guarded()
 		if err != nil {

@@ -39,7 +39,7 @@ func TestAzure(t *testing.T) {
 					command(t, home, name, answer)
 				}
 			}
-			token, err := azToken(t, Azure())
+			token, err := azToken(t, azureLogin())
 			if token != c.token {
 				t.Errorf("%q, %v", token, err)
 			}

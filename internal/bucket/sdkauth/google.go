@@ -39,12 +39,12 @@ func scopeOf(t google.CredentialsType) string {
 	return scope
 }
 
-// Google is Application Default Credentials (a user's login, a service account,
+// googleLogin is Application Default Credentials (a user's login, a service account,
 // impersonation, a workload's federated identity) in the file that
 // GOOGLE_APPLICATION_CREDENTIALS names, else where `gcloud auth
 // application-default login` writes them; then the account that gcloud uses
 // itself.
-func Google() []gcs.Source {
+func googleLogin() []gcs.Source {
 	return []gcs.Source{
 		gcs.TokenSource("application default credentials", fromADC),
 		gcs.TokenSource("gcloud", fromGcloud),

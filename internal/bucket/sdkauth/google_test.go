@@ -90,7 +90,7 @@ printf '{"configuration":{},"credential":{"access_token":"of-gcloud","id_token":
 			for k, v := range c.env {
 				t.Setenv(k, full(v))
 			}
-			token, err := gcsToken(t, Google()...)
+			token, err := gcsToken(t, googleLogin()...)
 			if token != c.token || strings.Join(s.asked, ", ") != c.asked {
 				t.Errorf("token %q, asked %q, %v", token, s.asked, err)
 			}
@@ -106,7 +106,7 @@ func TestGoogle_Refused(t *testing.T) {
 		home, s := bare(t), newTokenService(t)
 		s.status = status
 		write(t, home+"/.config/gcloud/application_default_credentials.json", user(s))
-		_, err := gcsToken(t, Google()...)
+		_, err := gcsToken(t, googleLogin()...)
 		if !errors.Is(err, want) || strings.Contains(err.Error(), "topsecret") || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%d: %v, want %v", status, err, want)
 		}
@@ -114,7 +114,7 @@ func TestGoogle_Refused(t *testing.T) {
 	home, s := bare(t), newTokenService(t)
 	write(t, home+"/.config/gcloud/application_default_credentials.json", user(s))
 	s.Close()
-	if _, err := gcsToken(t, Google()...); !errors.Is(err, bucket.ErrUnavailable) {
+	if _, err := gcsToken(t, googleLogin()...); !errors.Is(err, bucket.ErrUnavailable) {
 		t.Errorf("nobody there: %v", err)
 	}
 }
@@ -123,7 +123,7 @@ func TestGoogle_Refused(t *testing.T) {
 func TestGoogle_AfterOwn(t *testing.T) {
 	home, s := bare(t), newTokenService(t)
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", write(t, home+"/f.json", user(s)))
-	if token, err := gcsToken(t, append(gcs.OperatorSources(), Google()...)...); token != "fresh" {
+	if token, err := gcsToken(t, append(gcs.OperatorSources(), googleLogin()...)...); token != "fresh" {
 		t.Errorf("%q, %v", token, err)
 	}
 }

@@ -16,12 +16,12 @@ import (
 	"github.com/bootwell/bootwell/internal/bucket/swift"
 )
 
-// OpenStack is the cloud that OS_CLOUD names in clouds.yaml, secure.yaml beside
+// openStackLogin is the cloud that OS_CLOUD names in clouds.yaml, secure.yaml beside
 // it, and clouds-public.yaml; none without OS_CLOUD. The files are in the
 // working folder, ~/.config/openstack or /etc/openstack, or where
 // OS_CLIENT_CONFIG_FILE says.
 // https://docs.openstack.org/openstacksdk/latest/user/config/configuration.html
-func OpenStack() []swift.Source {
+func openStackLogin() []swift.Source {
 	wanted := os.Getenv("OS_CLOUD")
 	if wanted == "" {
 		return nil

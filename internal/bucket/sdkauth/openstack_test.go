@@ -90,11 +90,11 @@ func TestReadCloud(t *testing.T) {
 
 func TestOpenStack(t *testing.T) {
 	cloudHome(t)
-	if got := OpenStack(); got != nil {
+	if got := openStackLogin(); got != nil {
 		t.Errorf("without OS_CLOUD: %v", got)
 	}
 	t.Setenv("OS_CLOUD", "nobody")
-	b, err := swift.Open(t.Context(), "swift://bkt?auth=http://127.0.0.1:1/v3", swift.Options{Sources: append(OpenStack(), swift.OperatorSources()...)})
+	b, err := swift.Open(t.Context(), "swift://bkt?auth=http://127.0.0.1:1/v3", swift.Options{Sources: append(openStackLogin(), swift.OperatorSources()...)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestOpenStack_Keystone(t *testing.T) {
 	t.Chdir(home)
 	for cloud, want := range map[string]error{"app": nil, "user": nil, "wrong": bucket.ErrPermission} {
 		t.Setenv("OS_CLOUD", cloud)
-		b, err := swift.Open(t.Context(), "swift://fleet/p", swift.Options{Sources: append(OpenStack(), swift.OperatorSources()...)})
+		b, err := swift.Open(t.Context(), "swift://fleet/p", swift.Options{Sources: append(openStackLogin(), swift.OperatorSources()...)})
 		if err != nil {
 			t.Fatal(err)
 		}

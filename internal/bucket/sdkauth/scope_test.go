@@ -50,7 +50,7 @@ func TestGoogle_Scope(t *testing.T) {
 		home := bare(t)
 		t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", write(t, home+"/f.json", text))
 		said = ""
-		if token, err := gcsToken(t, Google()...); token != "t" {
+		if token, err := gcsToken(t, googleLogin()...); token != "t" {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if !strings.Contains(said, storageScope) || strings.Contains(said, "cloud-platform") {

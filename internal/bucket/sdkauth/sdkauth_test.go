@@ -243,14 +243,14 @@ credential_source = Ec2InstanceMetadata
 			if key, _, err := s3Key(t, AWS()); err == nil || key != "" {
 				t.Errorf("AWS: %q, %v", key, err)
 			}
-			if token, err := gcsToken(t, Google()...); err == nil || token != "" {
+			if token, err := gcsToken(t, googleLogin()...); err == nil || token != "" {
 				t.Errorf("Google: %q, %v", token, err)
 			}
 			want := bucket.ErrPermission
 			if strings.Contains(env, "SECRET") {
 				want = bucket.ErrUnavailable // there is no way to the service that would know
 			}
-			if token, err := azToken(t, Azure()); !errors.Is(err, want) || token != "" {
+			if token, err := azToken(t, azureLogin()); !errors.Is(err, want) || token != "" {
 				t.Errorf("Azure: %q, %v, want %v", token, err, want)
 			}
 		})

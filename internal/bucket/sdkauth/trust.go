@@ -25,11 +25,11 @@ const TrustVariable = "BOOTWELL_TRUST_ENDPOINT"
 // https://learn.microsoft.com/azure/storage/common/storage-account-overview#storage-account-endpoints
 var azureHosts = []string{".blob.core.windows.net", ".blob.storage.azure.net", ".blob.core.usgovcloudapi.net", ".blob.core.chinacloudapi.cn"}
 
-// GoogleSources are all credentials that an operator can have for a gs: URL:
-// those of [gcs.OperatorSources], then [Google]. All of them are tokens, so
+// Google are all credentials that an operator can have for a gs: URL:
+// those of [gcs.OperatorSources], then googleLogin. All of them are tokens, so
 // that a URL with another endpoint than Google's is refused: the error wraps
 // [bucket.ErrPermission].
-func GoogleSources(rawURL string) ([]gcs.Source, error) {
+func Google(rawURL string) ([]gcs.Source, error) {
 	at, err := gcs.Parse(rawURL)
 	if err != nil {
 		return nil, err
@@ -37,20 +37,20 @@ func GoogleSources(rawURL string) ([]gcs.Source, error) {
 	if !at.Anonymous && !trusted(at.Endpoint, ".googleapis.com") {
 		return nil, refuse(at.String(), "a Google token", at.Endpoint, "which is not Google's")
 	}
-	return append(gcs.OperatorSources(), Google()...), nil
+	return append(gcs.OperatorSources(), googleLogin()...), nil
 }
 
-// AzureSources are all credentials that an operator can have for an az: URL:
-// those of [azblob.OperatorSources], then [Azure]. Where the endpoint is not
+// Azure are all credentials that an operator can have for an az: URL:
+// those of [azblob.OperatorSources], then azureLogin. Where the endpoint is not
 // Azure's, an account key alone is used: it signs, and does not go there. The
 // error wraps [bucket.ErrPermission].
-func AzureSources(rawURL string) ([]azblob.Source, error) {
+func Azure(rawURL string) ([]azblob.Source, error) {
 	at, err := azblob.Parse(rawURL)
 	if err != nil {
 		return nil, err
 	}
 	if at.Endpoint == "" || trusted(at.Endpoint, azureHosts...) {
-		return append(azblob.OperatorSources(), Azure()), nil
+		return append(azblob.OperatorSources(), azureLogin()), nil
 	}
 	connection := strings.ToLower(os.Getenv("AZURE_STORAGE_CONNECTION_STRING"))
 	switch {
@@ -62,12 +62,12 @@ func AzureSources(rawURL string) ([]azblob.Source, error) {
 	return nil, refuse(at.String(), "an Azure token", at.Endpoint, "which is not Azure's")
 }
 
-// OpenStackSources are all credentials that an operator can have for a swift:
-// URL: [OpenStack], then [swift.OperatorSources]. Passwords and tokens go to
+// OpenStack are all credentials that an operator can have for a swift:
+// URL: openStackLogin, then [swift.OperatorSources]. Passwords and tokens go to
 // where these say that the cloud is, and not to where the URL alone says so:
 // the error wraps [bucket.ErrPermission]. A key for temporary URLs signs, and
 // goes nowhere.
-func OpenStackSources(rawURL string) ([]swift.Source, error) {
+func OpenStack(rawURL string) ([]swift.Source, error) {
 	at, err := swift.Parse(rawURL)
 	if err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func OpenStackSources(rawURL string) ([]swift.Source, error) {
 			return nil, err
 		}
 	}
-	return append(OpenStack(), swift.OperatorSources()...), nil
+	return append(openStackLogin(), swift.OperatorSources()...), nil
 }
 
 // A place is where somebody's settings say that their cloud is.

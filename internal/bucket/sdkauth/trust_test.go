@@ -11,9 +11,9 @@ import (
 
 // TestForeignEndpoint has a project name a server of a stranger's.
 func TestForeignEndpoint(t *testing.T) {
-	google := func(u string) error { _, err := GoogleSources(u); return err }
-	azure := func(u string) error { _, err := AzureSources(u); return err }
-	openstack := func(u string) error { _, err := OpenStackSources(u); return err }
+	google := func(u string) error { _, err := Google(u); return err }
+	azure := func(u string) error { _, err := Azure(u); return err }
+	openstack := func(u string) error { _, err := OpenStack(u); return err }
 	login := map[string]string{"OS_AUTH_URL": "https://ks.acme/v3", "OS_USERNAME": "me", "OS_PASSWORD": "hunter2"}
 	with := func(more ...string) map[string]string {
 		env := map[string]string{}
