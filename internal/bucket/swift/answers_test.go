@@ -84,6 +84,23 @@ func withToken(t *testing.T, server string) *Bucket {
 	return b
 }
 
+// An object that is being overwritten can be missing for a moment.
+func TestMissingIsAskedTwice(t *testing.T) {
+	for times, want := range []error{nil, nil, bucket.ErrNotExist} {
+		asked := 0
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if asked++; asked <= times {
+				http.Error(w, "not here", http.StatusNotFound)
+			}
+		}))
+		_, _, err := withToken(t, srv.URL).Get(t.Context(), "k", bucket.GetOptions{})
+		srv.Close()
+		if !errors.Is(err, want) || want == nil && err != nil || asked != min(times+1, 2) {
+			t.Errorf("missing %d times: %v after %d requests, want %v", times, err, asked, want)
+		}
+	}
+}
+
 func TestIgnoredRange(t *testing.T) {
 	for _, header := range []string{"", "bytes 0-4/10", "bytes 3-9/*"} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
@@ -204,6 +205,9 @@ func (b *Bucket) Get(ctx context.Context, key string, o bucket.GetOptions) (io.R
 		c.header.Set("X-Newest", "true")
 	}
 	resp, err := b.do(ctx, c)
+	if err == nil && resp.StatusCode == http.StatusNotFound {
+		resp, err = b.doAgain(ctx, c, resp)
+	}
 	if err != nil {
 		return nil, bucket.Object{}, b.fail(ctx, "get", key, err)
 	}
@@ -223,6 +227,22 @@ func (b *Bucket) Get(ctx context.Context, key string, o bucket.GetOptions) (io.R
 	}
 	classify := func(err error) error { return fmt.Errorf("read %s in %s: %w", key, b.at, wire.Classify(ctx, err)) }
 	return bucket.NewBody(ctx, resp.Body, n, classify), obj, nil
+}
+
+// overwriting is how long an object server may take to replace an object.
+const overwriting = 50 * time.Millisecond
+
+// doAgain asks once more for an object that was not found. An object server
+// finds a file, and while it opens it an overwrite can take it away: it then
+// says that there is no object, and with one replica nobody knows better.
+func (b *Bucket) doAgain(ctx context.Context, c call, missing *http.Response) (*http.Response, error) {
+	drain(missing)
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(overwriting):
+	}
+	return b.do(ctx, c)
 }
 
 // object reads what the header says of an object.
