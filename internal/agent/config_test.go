@@ -236,11 +236,12 @@ func FuzzInstanceData(f *testing.F) {
 
 func TestFacts_CloudAsCloudInitCallsIt(t *testing.T) {
 	for data, want := range map[string]string{
-		`{"v1":{"cloud_name":"aws","platform":"ec2"}}`:               "aws",
-		`{"v1":{"cloud_name":"unknown","platform":"nocloud"}}`:       "nocloud",
-		`{"v1":{"cloud_name":"configdrive","platform":"openstack"}}`: "openstack",
-		`{"v1":{"platform":"lxd"}}`:                                  "lxd",
-		`{"v1":{}}`:                                                  "",
+		`{"v1":{"cloud_name":"aws","platform":"ec2"}}`:                 "aws",
+		`{"v1":{"cloud_name":"unknown","platform":"nocloud"}}`:         "nocloud",
+		`{"v1":{"cloud_name":"configdrive","platform":"configdrive"}}`: "openstack",
+		`{"v1":{"cloud_name":"unknown","platform":"configdrive"}}`:     "openstack",
+		`{"v1":{"platform":"lxd"}}`:                                    "lxd",
+		`{"v1":{}}`:                                                    "",
 	} {
 		if got := parseInstanceData([]byte(data)).Cloud; got != want {
 			t.Errorf("%s: %q, want %q", data, got, want)

@@ -98,9 +98,12 @@ func parseInstanceData(b []byte) release.Facts {
 	}
 	// As cloud-init makes its cloud-id: a datasource that is no cloud has only
 	// a platform, such as nocloud.
-	// A config drive is the way the facts came, not who made them.
-	if d.V1.Cloud == "" || d.V1.Cloud == "unknown" || d.V1.Cloud == "configdrive" && d.V1.Platform != "" {
+	if d.V1.Cloud == "" || d.V1.Cloud == "unknown" {
 		d.V1.Cloud = d.V1.Platform
+	}
+	// A config drive is the way the facts came: the form is OpenStack's.
+	if d.V1.Cloud == "configdrive" {
+		d.V1.Cloud = "openstack"
 	}
 	return release.Facts{
 		InstanceID: usableID(d.V1.InstanceID),
