@@ -74,9 +74,9 @@ func (b *Bucket) Endpoint() (url, ca string) { return b.at.base(), b.at.CA }
 
 // name is the blob's full name in the container.
 func (b *Bucket) name(key string) (string, error) {
-	name := b.prefix + key
-	if len(name) > bucket.MaxKey {
-		return "", fmt.Errorf("object name %.200q is too long with the prefix: %w", key, bucket.ErrUnsupported)
+	name, err := wire.Name(b.prefix, key)
+	if err != nil {
+		return "", err
 	}
 	return name, checkName(name)
 }
@@ -147,15 +147,8 @@ func object(key string, o bucket.GetOptions, resp blob.DownloadStreamResponse) (
 	if obj.Size == 0 { // Azurite's way to say 416
 		return obj, 0, fmt.Errorf("range at %d: %w", o.Offset, bucket.ErrTruncated)
 	}
-	first, last, size, err := wire.ContentRange(deref(resp.ContentRange))
-	switch {
-	case err != nil:
-		return obj, 0, fmt.Errorf("the server does not give ranges: %w: %w", bucket.ErrUnsupported, err)
-	case first != o.Offset || o.Length > 0 && last-first >= o.Length || size < 0:
-		return obj, 0, fmt.Errorf("the server gave another range, %q: %w", deref(resp.ContentRange), bucket.ErrUnsupported)
-	}
+	size, n, err := wire.Partial(o, deref(resp.ContentRange))
 	obj.Size = size
-	n, err := o.Within(size)
 	return obj, n, err
 }
 

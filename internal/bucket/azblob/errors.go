@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
@@ -224,19 +223,5 @@ func parseMessage(body []byte) string {
 	if detail != "" {
 		line += " " + detail
 	}
-	return strings.TrimSuffix(printable(line), ".")
-}
-
-// printable bounds what a server says and keeps it on one line.
-func printable(s string) string {
-	s = strings.TrimSpace(strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s))
-	if len(s) > 300 {
-		s = strings.ToValidUTF8(s[:300], "") + "…"
-	}
-	return s
+	return strings.TrimSuffix(strings.TrimSpace(wire.Printable(line)), ".")
 }

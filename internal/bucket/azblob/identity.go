@@ -140,7 +140,7 @@ func refused(status int, body []byte) error {
 	}
 	text := ""
 	if json.Unmarshal(body, &said) == nil && said.Description != "" {
-		text = ": " + printable(said.Description)
+		text = ": " + strings.TrimSpace(wire.Printable(said.Description))
 	}
 	if passing(status) {
 		return fmt.Errorf("metadata service: status %d%s", status, text)

@@ -234,9 +234,9 @@ func refusedToken(status int, body []byte) error {
 	if wire.Temporary(status) {
 		sentinel = bucket.ErrUnavailable
 	}
-	text := printable(e.Error)
+	text := wire.Printable(e.Error)
 	if e.Description != "" {
-		text += ": " + printable(e.Description)
+		text += ": " + wire.Printable(e.Description)
 	}
 	if strings.Contains(e.Description, "timeframe") {
 		text += ": is the clock of this machine right?"

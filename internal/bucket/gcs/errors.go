@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
@@ -27,10 +26,10 @@ type refusal struct {
 func (r *refusal) Error() string {
 	text := fmt.Sprintf("status %d", r.status)
 	if r.reason != "" {
-		text += " " + printable(r.reason)
+		text += " " + wire.Printable(r.reason)
 	}
 	if r.message != "" {
-		text += ": " + printable(r.message)
+		text += ": " + wire.Printable(r.message)
 	}
 	return text
 }
@@ -159,18 +158,4 @@ func (b *Bucket) remedy(op string, r *refusal) string {
 		return "Google says this also of a missing object when the bucket may not be listed"
 	}
 	return ""
-}
-
-// printable bounds what a server says and keeps it on one line.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s)
-	if len(s) > 300 {
-		s = strings.ToValidUTF8(s[:300], "") + "…"
-	}
-	return s
 }

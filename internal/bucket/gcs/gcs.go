@@ -101,11 +101,7 @@ const (
 
 // name is the object's full name in the bucket.
 func (b *Bucket) name(key string) (string, error) {
-	name := b.prefix + key
-	if len(name) > bucket.MaxKey {
-		return "", fmt.Errorf("object name %.200q is too long with the prefix: %w", key, bucket.ErrUnsupported)
-	}
-	return name, nil
+	return wire.Name(b.prefix, key)
 }
 
 // objects is the path of the bucket's objects, or of one.
@@ -278,16 +274,10 @@ func describe(resp *http.Response, o bucket.GetOptions, ranged bool) (obj bucket
 		}
 		return obj, obj.Size, nil
 	}
-	header := h.Get("Content-Range")
-	first, last, size, err := wire.ContentRange(header)
-	switch {
-	case err != nil || resp.StatusCode != http.StatusPartialContent:
-		return obj, 0, fmt.Errorf("the server does not give ranges (status %d, %.80q): %w", resp.StatusCode, header, bucket.ErrUnsupported)
-	case first != o.Offset || o.Length > 0 && last-first >= o.Length || size < 0:
-		return obj, 0, fmt.Errorf("the server gave another range, %q: %w", header, bucket.ErrUnsupported)
+	if resp.StatusCode != http.StatusPartialContent {
+		return obj, 0, fmt.Errorf("the server does not give ranges (status %d): %w", resp.StatusCode, bucket.ErrUnsupported)
 	}
-	obj.Size = size
-	n, err = o.Within(size)
+	obj.Size, n, err = wire.Partial(o, h.Get("Content-Range"))
 	return obj, n, err
 }
 

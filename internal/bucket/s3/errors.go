@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/minio/minio-go/v7"
 
@@ -34,7 +32,7 @@ func (b *Bucket) fail(ctx context.Context, op, key string, c bucket.Condition, e
 	}
 	text := answer.Code
 	if answer.Message != "" && answer.Message != answer.Code {
-		text += ": " + printable(answer.Message)
+		text += ": " + wire.Printable(answer.Message)
 	}
 	if hint := b.remedy(op, answer); hint != "" {
 		text += ": " + hint
@@ -64,7 +62,7 @@ func classify(e minio.ErrorResponse, c bucket.Condition) error {
 		return bucket.ErrNotExist
 	case "AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "InvalidRegion", "IllegalLocationConstraintException":
 		if e.Region != "" {
-			return &bucket.RegionError{Region: printable(e.Region)}
+			return &bucket.RegionError{Region: wire.Printable(e.Region)}
 		}
 		return bucket.ErrRegion
 	case "SignatureDoesNotMatch", "InvalidAccessKeyId", "InvalidToken", "InvalidTokenId", "InvalidSecurity":
@@ -128,7 +126,7 @@ func (b *Bucket) remedy(op string, e minio.ErrorResponse) string {
 		}
 	case "AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "InvalidRegion", "IllegalLocationConstraintException":
 		if e.Region != "" {
-			return fmt.Sprintf("the bucket is in another region: add region=%s to its URL", printable(e.Region))
+			return fmt.Sprintf("the bucket is in another region: add region=%s to its URL", wire.Printable(e.Region))
 		}
 		return "the bucket is in another region: add region=NAME to its URL"
 	}
@@ -145,18 +143,4 @@ func (w *watch) skewText() string {
 		return fmt.Sprintf(" (%s behind the server's)", -skew)
 	}
 	return ""
-}
-
-// printable bounds what a server says and keeps it on one line.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s)
-	if len(s) > 300 {
-		s = strings.ToValidUTF8(s[:300], "") + "…"
-	}
-	return s
 }

@@ -114,11 +114,7 @@ func (b *Bucket) Location() Location { return b.at }
 
 // name is the object's full key in the S3 bucket.
 func (b *Bucket) name(key string) (string, error) {
-	name := b.prefix + key
-	if len(name) > bucket.MaxKey {
-		return "", fmt.Errorf("object name %.200q is too long with the prefix: %w", key, bucket.ErrUnsupported)
-	}
-	return name, nil
+	return wire.Name(b.prefix, key)
 }
 
 // Get implements [bucket.Bucket].
@@ -151,7 +147,7 @@ func (b *Bucket) Get(ctx context.Context, key string, o bucket.GetOptions) (io.R
 	obj := bucket.Object{Key: key, Size: info.Size, ETag: info.ETag, Modified: info.LastModified}
 	n := info.Size
 	if ranged {
-		n, err = b.ranged(&obj, o, header)
+		obj.Size, n, err = wire.Partial(o, header.Get("Content-Range"))
 	}
 	if err != nil {
 		r.Close()
@@ -159,20 +155,6 @@ func (b *Bucket) Get(ctx context.Context, key string, o bucket.GetOptions) (io.R
 	}
 	classify := func(err error) error { return fmt.Errorf("read %s in %s: %w", key, b.at, wire.Classify(ctx, err)) }
 	return bucket.NewBody(ctx, r, n, classify), obj, nil
-}
-
-// ranged takes the whole object's size from Content-Range and returns the
-// length of the body.
-func (b *Bucket) ranged(obj *bucket.Object, o bucket.GetOptions, header http.Header) (int64, error) {
-	first, last, size, err := wire.ContentRange(header.Get("Content-Range"))
-	switch {
-	case err != nil:
-		return 0, fmt.Errorf("the server does not give ranges: %w: %w", bucket.ErrUnsupported, err)
-	case first != o.Offset || o.Length > 0 && last-first >= o.Length || size < 0:
-		return 0, fmt.Errorf("the server gave another range, %q: %w", header.Get("Content-Range"), bucket.ErrUnsupported)
-	}
-	obj.Size = size
-	return o.Within(size)
 }
 
 // Put implements [bucket.Bucket]. It reads the body twice: its SHA-256 is part

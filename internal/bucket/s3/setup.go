@@ -14,6 +14,7 @@ import (
 	"github.com/minio/minio-go/v7"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 // Setup implements [bucket.Admin]. It asks as the caller, and once as somebody
@@ -43,7 +44,7 @@ func note(s *bucket.Setup, what string, err error) {
 	if lacks(err) {
 		why = "the server does not know of it"
 	} else if !denied(err) {
-		why = printable(err.Error())
+		why = wire.Printable(err.Error())
 	}
 	s.Notes = append(s.Notes, fmt.Sprintf("%s is not known: %s.", what, why))
 }
@@ -90,7 +91,7 @@ func parseLocation(body []byte) string {
 	case "EU":
 		return "eu-west-1"
 	default:
-		return printable(r)
+		return wire.Printable(r)
 	}
 }
 

@@ -89,11 +89,7 @@ func (b *Bucket) Endpoint() (url, ca string) {
 
 // name is the object's full name in the container.
 func (b *Bucket) name(key string) (string, error) {
-	name := b.prefix + key
-	if len(name) > bucket.MaxKey {
-		return "", fmt.Errorf("object name %.200q is too long with the prefix: %w", key, bucket.ErrUnsupported)
-	}
-	return name, nil
+	return wire.Name(b.prefix, key)
 }
 
 // A call is one request before it has credentials.
@@ -215,7 +211,7 @@ func (b *Bucket) Get(ctx context.Context, key string, o bucket.GetOptions) (io.R
 	n := obj.Size
 	switch {
 	case resp.StatusCode == http.StatusPartialContent && ranged:
-		n, err = partial(&obj, o, resp.Header)
+		obj.Size, n, err = wire.Partial(o, resp.Header.Get("Content-Range"))
 	case resp.StatusCode != http.StatusOK:
 		err = b.refusal("get", resp, bucket.Condition{})
 	case ranged:
@@ -250,20 +246,6 @@ func object(key string, resp *http.Response) bucket.Object {
 	obj := bucket.Object{Key: key, Size: resp.ContentLength, ETag: strings.Trim(resp.Header.Get("Etag"), `"`)}
 	obj.Modified, _ = http.ParseTime(resp.Header.Get("Last-Modified")) // absent: zero
 	return obj
-}
-
-// partial takes the whole object's size from Content-Range and returns the
-// length of the body.
-func partial(obj *bucket.Object, o bucket.GetOptions, header http.Header) (int64, error) {
-	first, last, size, err := wire.ContentRange(header.Get("Content-Range"))
-	switch {
-	case err != nil:
-		return 0, fmt.Errorf("%w: %w", bucket.ErrUnsupported, err)
-	case first != o.Offset || o.Length > 0 && last-first >= o.Length || size < 0:
-		return 0, fmt.Errorf("the server gave another range, %.80q: %w", header.Get("Content-Range"), bucket.ErrUnsupported)
-	}
-	obj.Size = size
-	return o.Within(size)
 }
 
 // Put implements [bucket.Bucket]. It reads the body twice: its MD5 goes ahead,

@@ -188,10 +188,11 @@ func (b *Bucket) answer(ctx context.Context, key string, o bucket.GetOptions, re
 	classify := func(err error) error { return fmt.Errorf("read %s from %s: %w", key, b.base, wire.Classify(ctx, err)) }
 	switch {
 	case resp.StatusCode == http.StatusPartialContent:
-		n, err := partial(o, resp, obj)
+		size, n, err := wire.Partial(o, resp.Header.Get("Content-Range"))
 		if err != nil {
 			return nil, err
 		}
+		obj.Size = size
 		return bucket.NewBody(ctx, resp.Body, n, classify), nil
 	case resp.StatusCode != http.StatusOK:
 		return nil, statusError(resp)
@@ -211,20 +212,6 @@ func (b *Bucket) answer(ctx context.Context, key string, o bucket.GetOptions, re
 		return nil, classifySkip(ctx, err)
 	}
 	return bucket.NewBody(ctx, resp.Body, n, classify), nil
-}
-
-// partial checks that the server sent the range that was asked for.
-func partial(o bucket.GetOptions, resp *http.Response, obj *bucket.Object) (int64, error) {
-	header := resp.Header.Get("Content-Range")
-	first, last, size, err := wire.ContentRange(header)
-	switch {
-	case err != nil:
-		return 0, fmt.Errorf("%w: %w", bucket.ErrUnsupported, err)
-	case first != o.Offset || o.Length > 0 && last-first >= o.Length || size < 0:
-		return 0, fmt.Errorf("the server gave another range, %q: %w", header, bucket.ErrUnsupported)
-	}
-	obj.Size = size
-	return o.Within(size)
 }
 
 // skip reads up to the offset that a server without ranges did not go to.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 )
@@ -114,4 +115,28 @@ func Redact(rawURL string) string {
 		return rawURL
 	}
 	return scheme + "://…@" + rawURL[at+1:]
+}
+
+// Name returns the name of key's object below prefix, which is "" or ends in a
+// slash. Its error wraps bucket.ErrUnsupported.
+func Name(prefix, key string) (string, error) {
+	name := prefix + key
+	if len(name) > bucket.MaxKey {
+		return "", fmt.Errorf("object name %.200q is too long with the prefix: %w", key, bucket.ErrUnsupported)
+	}
+	return name, nil
+}
+
+// Printable is what may be shown of a server's words: one line, bounded.
+func Printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) > 300 {
+		s = strings.ToValidUTF8(s[:300], "") + "…"
+	}
+	return s
 }

@@ -1,8 +1,12 @@
 package wire
 
 import (
+	"errors"
 	"strings"
 	"testing"
+	"unicode/utf8"
+
+	"github.com/bootwell/bootwell/internal/bucket"
 )
 
 func TestForm(t *testing.T) {
@@ -56,6 +60,35 @@ func TestRedact(t *testing.T) {
 		if got := Redact(s); got != want {
 			t.Errorf("%s: %s, want %s", s, got, want)
 		}
+	}
+}
+
+func TestPartial(t *testing.T) {
+	for _, c := range []struct {
+		o       bucket.GetOptions
+		header  string
+		size, n int64
+		err     error
+	}{
+		{bucket.GetOptions{Offset: 5, Length: 5}, "bytes 5-9/100", 100, 5, nil},
+		{bucket.GetOptions{Offset: 95}, "bytes 95-99/100", 100, 5, nil},
+		{bucket.GetOptions{Offset: 5, Length: 5}, "bytes 4-8/100", 0, 0, bucket.ErrUnsupported},
+		{bucket.GetOptions{Offset: 5, Length: 5}, "bytes 5-10/100", 0, 0, bucket.ErrUnsupported},
+		{bucket.GetOptions{Offset: 5, Length: 5}, "bytes 5-9/*", 0, 0, bucket.ErrUnsupported},
+		{bucket.GetOptions{Offset: 5, Length: 5}, "", 0, 0, bucket.ErrUnsupported},
+	} {
+		if size, n, err := Partial(c.o, c.header); size != c.size || n != c.n || !errors.Is(err, c.err) {
+			t.Errorf("%+v of %q: %d, %d, %v", c.o, c.header, size, n, err)
+		}
+	}
+}
+
+func TestPrintable(t *testing.T) {
+	if got := Printable("a\nb\x1b[1mß"); got != "a b [1mß" {
+		t.Errorf("%q", got)
+	}
+	if got := Printable(strings.Repeat("ß", 400)); len(got) > 310 || !utf8.ValidString(got) {
+		t.Errorf("%d bytes", len(got))
 	}
 }
 

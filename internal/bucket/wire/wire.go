@@ -114,6 +114,21 @@ func Temporary(status int) bool {
 	return status >= 500
 }
 
+// Partial reads the Content-Range header of an answer to [Range]: the whole
+// object's size and the length of the body. Anything but the range that o asks
+// for is bucket.ErrUnsupported.
+func Partial(o bucket.GetOptions, header string) (size, n int64, err error) {
+	first, last, size, err := ContentRange(header)
+	switch {
+	case err != nil:
+		return 0, 0, fmt.Errorf("the server does not give ranges: %w: %w", bucket.ErrUnsupported, err)
+	case first != o.Offset || o.Length > 0 && last-first >= o.Length || size < 0:
+		return 0, 0, fmt.Errorf("the server gave another range, %.80q: %w", header, bucket.ErrUnsupported)
+	}
+	n, err = o.Within(size)
+	return size, n, err
+}
+
 // Range returns the Range header for o; ok is false when the whole object is
 // asked for.
 func Range(o bucket.GetOptions) (header string, ok bool) {
