@@ -45,6 +45,8 @@ var arrows = map[string][]string{
 	"internal/cli/operator": {"examples", "internal/bucket", "internal/cli", "internal/doctor", "internal/fleet", "internal/policy", "internal/project", "internal/release",
 		"internal/store", "internal/trust", "internal/userdata"},
 	"internal/cli/vm":          {"internal/agent", "internal/bucket", "internal/cli", "internal/doctor", "internal/fleet", "internal/release"},
+	"bench/world":              {"internal/needs"},
+	"bench/result":             {},
 	"examples":                 {},
 	"examples/demo":            {"internal/lab"},
 	"contrib/packaging/xzfile": {},
