@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 )
 
 const maxCrontab = 1 << 20
@@ -74,9 +73,9 @@ const (
 // they would hold for the lines of others too. It has no line for @reboot,
 // which ends the crond of busybox 1.35 with a segmentation fault: after a boot
 // the agent starts at the next regular time.
-func crontabBlock(binary string, poll time.Duration, machine string) string {
-	spec, splay := cronTimes(poll, machine)
-	return fmt.Sprintf("%s\n%s sleep %d; PATH=%s %s apply --timer >/dev/null 2>&1\n%s\n", crontabBegin, spec, splay, cronPath, binary, crontabEnd)
+func crontabBlock(binary string, s Schedule) string {
+	spec, sleep := s.crontab()
+	return fmt.Sprintf("%s\n%s sleep %d; PATH=%s %s apply --timer >/dev/null 2>&1\n%s\n", crontabBegin, spec, sleep, cronPath, binary, crontabEnd)
 }
 
 // cutCrontab splits the text of a crontab at our block. Without one, block is
@@ -130,18 +129,18 @@ func keepCrontab(name, block string) (wrote bool, err error) {
 }
 
 // setUpCron puts the schedule where c reads it, and nowhere else.
-func (a *Agent) setUpCron(c cron, poll time.Duration, in *Installation) error {
-	start, machine := "a cron that reads /etc/cron.d", machineHash(a.Paths)
+func (a *Agent) setUpCron(c cron, times Schedule, in *Installation) error {
+	start := "a cron that reads /etc/cron.d"
 	var wrote bool
 	var err error
 	if c.busybox {
 		start = "busybox's crond (on Alpine: rc-update add crond; rc-service crond start)"
-		if wrote, err = keepCrontab(a.Paths.Crontab(), crontabBlock(in.Binary, poll, machine)); wrote {
+		if wrote, err = keepCrontab(a.Paths.Crontab(), crontabBlock(in.Binary, times)); wrote {
 			in.Changed = append(in.Changed, a.Paths.onVM(a.Paths.Crontab()))
 		}
 		err = errors.Join(err, removeIfThere(a.Paths.Cron()))
 	} else {
-		err = a.write(a.Paths.Cron(), cronTable(in.Binary, poll, machine), in)
+		err = a.write(a.Paths.Cron(), cronTable(in.Binary, times), in)
 		a.leaveCrontab(in)
 	}
 	if !c.running {
@@ -167,6 +166,6 @@ func (s *session) followCrontab() error {
 	if _, have := cutCrontab(string(b)); have == "" {
 		return nil
 	}
-	_, err = keepCrontab(s.Paths.Crontab(), crontabBlock(s.installedBinary(), s.state.poll(), machineHash(s.Paths)))
+	_, err = keepCrontab(s.Paths.Crontab(), crontabBlock(s.installedBinary(), s.state.schedule()))
 	return err
 }

@@ -108,7 +108,7 @@ func TestBusyboxCron_OnlyOurLinesChange(t *testing.T) {
 	w.publish(slow)
 	w.good()
 	text := w.text("etc/crontabs/root")
-	if !strings.Contains(text, "\n*/20 * * * * sleep ") || strings.Contains(text, "\n*/5 ") || !strings.HasSuffix(text, "\n"+others) {
+	if !strings.Contains(text, "-59/20 * * * * sleep ") || strings.Contains(text, "/5 * * * * sleep") || !strings.HasSuffix(text, "\n"+others) {
 		t.Errorf("after a release with another schedule:\n%s", text)
 	}
 	if err := w.agent.Uninstall(t.Context(), UninstallOptions{}); err != nil {
@@ -121,7 +121,7 @@ func TestBusyboxCron_OnlyOurLinesChange(t *testing.T) {
 
 func TestInstall_SystemdTakesOverFromBusyboxCron(t *testing.T) {
 	w := newWorld(t)
-	w.write(w.vm("var/spool/cron/crontabs/root"), crontabBlock("/usr/local/bin/bootwell-agent", time.Minute, ""))
+	w.write(w.vm("var/spool/cron/crontabs/root"), crontabBlock("/usr/local/bin/bootwell-agent", ScheduleOf(time.Minute, "i")))
 	w.write(w.vm("run/systemd/system/.keep"), "")
 	w.publish(role(w.put("a", "one")))
 	if _, _, err := w.install(); err != nil {
@@ -200,7 +200,7 @@ func TestBusyboxCron_StartsTheAgent(t *testing.T) {
 }
 
 func FuzzCrontab(f *testing.F) {
-	block := crontabBlock("/usr/local/bin/bootwell-agent", 5*time.Minute, "m")
+	block := crontabBlock("/usr/local/bin/bootwell-agent", ScheduleOf(5*time.Minute, "i"))
 	for _, text := range []string{"", others, block, block + others, others + "\n" + block, crontabBegin + "\n" + others, block + block, crontabEnd + "\n"} {
 		f.Add(text)
 	}

@@ -76,21 +76,22 @@ func (a *Agent) setUp(ctx context.Context, o InstallOptions, in *Installation) e
 			st = s
 		}
 	}
+	st.identify(readInstance(a.Paths), ReadFacts(a.Paths, a.Version).Hostname)
 	running := isDir(a.Paths.at("/run/systemd/system"))
 	c := findCron(a.Paths)
 	if running || a.hasSystemd() && !c.running {
 		in.Schedule = ScheduleSystemd
-		return a.setUpSystemd(ctx, st, running, in)
+		return a.setUpSystemd(ctx, st.schedule(), running, in)
 	}
 	in.Schedule = ScheduleCron
-	return a.setUpCron(c, st.poll(), in)
+	return a.setUpCron(c, st.schedule(), in)
 }
 
-func (a *Agent) setUpSystemd(ctx context.Context, st *state, running bool, in *Installation) error {
+func (a *Agent) setUpSystemd(ctx context.Context, times Schedule, running bool, in *Installation) error {
 	if err := a.write(a.Paths.Service(), serviceUnit(in.Binary), in); err != nil {
 		return err
 	}
-	if err := a.write(a.Paths.Timer(), timerUnit(st.poll()), in); err != nil {
+	if err := a.write(a.Paths.Timer(), timerUnit(times), in); err != nil {
 		return err
 	}
 	if err := removeIfThere(a.Paths.Cron()); err != nil {
@@ -215,8 +216,8 @@ func (a *Agent) write(name, text string, in *Installation) error {
 // reason for a run to fail.
 func (s *session) followSchedule(ctx context.Context) {
 	for _, f := range []struct{ name, text string }{
-		{s.Paths.Timer(), timerUnit(s.state.poll())},
-		{s.Paths.Cron(), cronTable(s.installedBinary(), s.state.poll(), machineHash(s.Paths))},
+		{s.Paths.Timer(), timerUnit(s.state.schedule())},
+		{s.Paths.Cron(), cronTable(s.installedBinary(), s.state.schedule())},
 	} {
 		old, err := readBounded(f.name, 64<<10)
 		if err != nil || string(old) == f.text || !bytes.HasPrefix(old, []byte("# Written by bootwell-agent")) {

@@ -132,10 +132,11 @@ func TestSchedule_FollowsTheRelease(t *testing.T) {
 	slow.Schedule.Poll = release.Duration(20 * time.Minute)
 	w.publish(slow)
 	r := w.good()
-	if want := w.now.Add(20 * time.Minute); !r.NextRun.Equal(want) {
+	times := ScheduleOf(20*time.Minute, "i-0abc")
+	if want := times.Next(w.now); !r.NextRun.Equal(want) {
 		t.Errorf("next run %v, want %v", r.NextRun, want)
 	}
-	if text := w.text("etc/systemd/system/bootwell.timer"); !strings.Contains(text, "OnUnitInactiveSec=1170s") {
+	if text := w.text("etc/systemd/system/bootwell.timer"); times.Every != 20*time.Minute || !strings.Contains(text, "\nOnCalendar="+times.calendar()+"\n") {
 		t.Errorf("timer\n%s", text)
 	}
 	if len(w.calls) != 2 {
@@ -171,19 +172,6 @@ func TestUninstall(t *testing.T) {
 	}
 	if exists(p.State()) || exists(p.Binary()) || !exists(w.vm("a")) {
 		t.Error("purge left state or agent, or took what a step made")
-	}
-}
-
-func TestCronSpec(t *testing.T) {
-	for poll, want := range map[time.Duration]string{
-		time.Second: "* * * * *", time.Minute: "* * * * *", 5 * time.Minute: "*/5 * * * *", 7 * time.Minute: "*/6 * * * *",
-		45 * time.Minute: "*/30 * * * *", time.Hour: "0 * * * *", 90 * time.Minute: "0 * * * *", 5 * time.Hour: "0 */4 * * *",
-		24 * time.Hour: "0 0 * * *", 100 * time.Hour: "0 0 * * *",
-	} {
-		got, every := cronSpec(poll)
-		if got != want || every > max(poll, time.Minute) {
-			t.Errorf("%v: %q every %v, want %q", poll, got, every, want)
-		}
 	}
 }
 

@@ -27,7 +27,7 @@ func (s *session) report() release.Report {
 		Schema: release.SchemaVersion, Project: s.Config.Project, VM: st.VM, Role: s.Config.Role, Channel: s.Config.Channel,
 		Sequence: st.Sequence, BootID: s.boot, Time: s.time().UTC(),
 		Release: st.Applied.Release, LastGood: st.Good.Release, Wanted: st.Wanted.Release,
-		LastSuccess: st.LastSuccess, NextRun: s.time().Add(st.poll()).UTC().Truncate(time.Second),
+		LastSuccess: st.LastSuccess, NextRun: st.schedule().Next(s.time()),
 		Heartbeat: release.Duration(heartbeat + 2*st.poll()),
 		Facts:     s.facts, Run: st.Last, History: st.History,
 		Warn: s.warn, Buckets: s.bucketTroubles(),

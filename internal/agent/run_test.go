@@ -48,7 +48,7 @@ func TestPoll_OneRequestAndNothingElse(t *testing.T) {
 		if d := w.count.Traffic().Sub(before); d.Requests() != 1 || d.Gets != 1 {
 			t.Fatalf("a poll made %+v, want one GET", d)
 		}
-		if want := w.now.Add(5 * time.Minute); !r.NextRun.Equal(want) {
+		if want := ScheduleOf(5*time.Minute, "i-0abc").Next(w.now); !r.NextRun.Equal(want) {
 			t.Errorf("next run %v, want %v", r.NextRun, want)
 		}
 	}

@@ -1,0 +1,102 @@
+package agent
+
+import (
+	"fmt"
+	"math"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bootwell/bootwell/internal/needs"
+)
+
+func TestSchedule_Words(t *testing.T) {
+	const phase = 6*time.Hour + 17*time.Minute + 8*time.Second
+	for poll, want := range map[time.Duration]struct {
+		every          time.Duration
+		calendar, cron string
+	}{
+		time.Second:          {time.Minute, "*-*-* *:*:08 UTC", "* * * * *"},
+		time.Minute:          {time.Minute, "*-*-* *:*:08 UTC", "* * * * *"},
+		90 * time.Second:     {time.Minute, "*-*-* *:*:08 UTC", "* * * * *"},
+		5 * time.Minute:      {5 * time.Minute, "*-*-* *:02/5:08 UTC", "2-59/5 * * * *"},
+		7 * time.Minute:      {6 * time.Minute, "*-*-* *:05/6:08 UTC", "5-59/6 * * * *"},
+		45 * time.Minute:     {30 * time.Minute, "*-*-* *:17/30:08 UTC", "17-59/30 * * * *"},
+		time.Hour:            {time.Hour, "*-*-* *:17:08 UTC", "17 * * * *"},
+		90 * time.Minute:     {time.Hour, "*-*-* *:17:08 UTC", "17 * * * *"},
+		5 * time.Hour:        {4 * time.Hour, "*-*-* 02/4:17:08 UTC", "17 2-23/4 * * *"},
+		24 * time.Hour:       {24 * time.Hour, "*-*-* 06:17:08 UTC", "17 6 * * *"},
+		365 * 24 * time.Hour: {24 * time.Hour, "*-*-* 06:17:08 UTC", "17 6 * * *"},
+	} {
+		s := Schedule{Every: ScheduleOf(poll, "i").Every}
+		s.Phase = phase % s.Every
+		cron, sleep := s.crontab()
+		if s.Every != want.every || s.calendar() != want.calendar || cron != want.cron || sleep != 8 {
+			t.Errorf("%v: every %v, %q, %q after %d seconds", poll, s.Every, s.calendar(), cron, sleep)
+		}
+	}
+}
+
+// TestSchedule_AsSystemdReadsIt lets systemd say when it would start the agent.
+func TestSchedule_AsSystemdReadsIt(t *testing.T) {
+	tool := needs.Tool(t, "systemd-analyze")
+	for _, poll := range []time.Duration{time.Minute, 5 * time.Minute, 20 * time.Minute, time.Hour, 6 * time.Hour, 24 * time.Hour} {
+		s := ScheduleOf(poll, "i-0abc")
+		from := time.Date(2027, 3, 1, 23, 58, 59, 0, time.UTC)
+		out, err := exec.Command(tool, "calendar", "--iterations=5", "--base-time", from.Format("2006-01-02 15:04:05 MST"), s.calendar()).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %v\n%s", poll, err, out)
+		}
+		for range 5 {
+			from = s.Next(from)
+			if text := from.Format("Mon 2006-01-02 15:04:05 MST"); !strings.Contains(string(out), text) {
+				t.Errorf("%v, %s: systemd does not start it at %s\n%s", poll, s.calendar(), text, out)
+			}
+		}
+	}
+}
+
+func TestSchedule_Next(t *testing.T) {
+	s := ScheduleOf(5*time.Minute, "i-0abc")
+	at := time.Date(2027, 3, 1, 12, 0, 0, 500, time.FixedZone("", 5400))
+	for range 1000 {
+		n := s.Next(at)
+		if d := n.Sub(at); d <= 0 || d > 5*time.Minute {
+			t.Fatalf("%v after %v", d, at)
+		}
+		if midnight := n.Truncate(24 * time.Hour); n.Sub(midnight)%s.Every != s.Phase {
+			t.Fatalf("%v is not at phase %v", n, s.Phase)
+		}
+		at = n
+	}
+	if s != ScheduleOf(5*time.Minute, "i-0abc") {
+		t.Error("another schedule the second time")
+	}
+}
+
+// TestSchedule_IsEven counts the VMs in each sixtieth of the period: a fair
+// draw has a chi-square of about 59 and above 120 once in 10 million times.
+func TestSchedule_IsEven(t *testing.T) {
+	const vms = 12_000
+	for name, part := range map[string]func(Schedule) float64{
+		"phase": func(s Schedule) float64 { return float64(s.Phase) / float64(s.Every) },
+		"boot":  func(s Schedule) float64 { return float64(s.Boot-firstBootPoll) / float64(bootSplay) },
+	} {
+		cells := 60
+		if name == "boot" {
+			cells = 25
+		}
+		counts := make([]float64, cells)
+		for i := range vms {
+			counts[int(part(ScheduleOf(5*time.Minute, fmt.Sprintf("i-%016x", i)))*float64(cells))]++
+		}
+		mean, chi := vms/float64(cells), 0.0
+		for _, n := range counts {
+			chi += math.Pow(n-mean, 2) / mean
+		}
+		if chi > 120 {
+			t.Errorf("%s: chi-square %.0f: %v", name, chi, counts)
+		}
+	}
+}
