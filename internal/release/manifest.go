@@ -12,8 +12,6 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/gowebpki/jcs"
 )
 
 // SchemaVersion is the version of the manifest, channel and report formats
@@ -109,25 +107,6 @@ func ParseName(s string) (int, error) {
 	return n, nil
 }
 
-// Bytes returns the canonical JSON of m.
-func (m *Manifest) Bytes() ([]byte, error) { return canonical(m) }
-
-// ContentDigest names what a VM would get from m: files and roles, but not
-// when, by whom and in which packs. Two publishes of one tree have the same.
-func (m *Manifest) ContentDigest() (Digest, error) {
-	c := Manifest{Schema: m.Schema, Project: m.Project, Roles: m.Roles, Packs: []Pack{}}
-	c.Files = make([]File, len(m.Files))
-	for i, f := range m.Files {
-		f.Blobs = nil
-		c.Files[i] = f
-	}
-	b, err := canonical(&c)
-	if err != nil {
-		return Digest{}, err
-	}
-	return DigestOf(b), nil
-}
-
 // Find returns the file at p.
 func (m *Manifest) Find(p string) (File, bool) {
 	i := sort.Search(len(m.Files), func(i int) bool { return m.Files[i].Path >= p })
@@ -143,7 +122,7 @@ func (m *Manifest) Find(p string) (File, bool) {
 // checked here and nowhere else.
 func ParseManifest(b []byte) (*Manifest, error) {
 	if len(b) > MaxManifestBytes {
-		return nil, fmt.Errorf("parse manifest: %d bytes is over the limit of %d: %w", len(b), MaxManifestBytes, ErrFormat)
+		return nil, fmt.Errorf("parse manifest: %w", errTooLong(len(b)))
 	}
 	var m Manifest
 	if err := decodeSchema(b, &m, "manifest"); err != nil {
@@ -153,6 +132,10 @@ func ParseManifest(b []byte) (*Manifest, error) {
 		return nil, fmt.Errorf("parse manifest: %w: %w", err, ErrFormat)
 	}
 	return &m, nil
+}
+
+func errTooLong(n int) error {
+	return fmt.Errorf("%d bytes is over the limit of %d: %w", n, MaxManifestBytes, ErrFormat)
 }
 
 func (m *Manifest) check() error {
@@ -296,18 +279,6 @@ func ParseChannel(b []byte) (*Channel, error) {
 		return nil, fmt.Errorf("parse channel: incomplete: %w", ErrFormat)
 	}
 	return &c, nil
-}
-
-func canonical(v any) ([]byte, error) {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return nil, fmt.Errorf("encode: %w", err)
-	}
-	b, err = jcs.Transform(b)
-	if err != nil {
-		return nil, fmt.Errorf("encode canonical JSON: %w", err)
-	}
-	return b, nil
 }
 
 // decodeSchema refuses a newer schema before it looks at anything else, since
