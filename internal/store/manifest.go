@@ -132,19 +132,25 @@ func (s *Store) packed(ctx context.Context, key string, from []byte, t trust.Tar
 	return b, nil
 }
 
-// putManifest uploads the ways by which a manifest may travel: compressed,
-// and as a delta from each of before.
-func putManifest(ctx context.Context, b bucket.Bucket, body []byte, before []*release.Manifest) (tally, error) {
+// An object is what is to be written under a name made of its content.
+type object struct {
+	key  string
+	data []byte
+}
+
+// manifestWays returns the objects by which a manifest may travel: compressed
+// first, then as a delta from each of before.
+func manifestWays(body []byte, before []*release.Manifest) ([]object, error) {
 	c, err := sharedCoders()
 	if err != nil {
-		return tally{}, err
+		return nil, err
 	}
 	to := release.DigestOf(body)
-	g, gctx := errgroup.WithContext(ctx)
-	tallies := make([]tally, 1+len(before))
+	ways := make([]object, 1+len(before))
+	var g errgroup.Group
 	g.Go(func() error {
-		tallies[0], err = putNamed(gctx, b, packedManifest(to), c.compress(body))
-		return err
+		ways[0] = object{packedManifest(to), c.compress(body)}
+		return nil
 	})
 	for i, m := range before {
 		g.Go(func() error {
@@ -153,14 +159,24 @@ func putManifest(ctx context.Context, b bucket.Bucket, body []byte, before []*re
 				return err
 			}
 			z, err := delta(from, body)
-			if err != nil {
-				return err
-			}
-			tallies[1+i], err = putNamed(gctx, b, deltaManifest(release.DigestOf(from), to), z)
+			ways[1+i] = object{deltaManifest(release.DigestOf(from), to), z}
 			return err
 		})
 	}
-	err = g.Wait()
+	return ways, g.Wait()
+}
+
+// putObjects uploads objects side by side.
+func putObjects(ctx context.Context, b bucket.Bucket, objects []object) (tally, error) {
+	g, ctx := errgroup.WithContext(ctx)
+	tallies := make([]tally, len(objects))
+	for i, o := range objects {
+		g.Go(func() (err error) {
+			tallies[i], err = putNamed(ctx, b, o.key, o.data)
+			return err
+		})
+	}
+	err := g.Wait()
 	var t tally
 	for _, u := range tallies {
 		t.add(u)

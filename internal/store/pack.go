@@ -29,6 +29,7 @@ type packer struct {
 	dir    string
 	meter  *meter
 	made   index
+	fresh  fresh     // guarded by the packer's own goroutine until pack returns
 	spare  sync.Pool // of *[]byte: packs that have gone out
 
 	tally // guarded by the packer's own goroutine until pack returns
@@ -88,9 +89,10 @@ func (p *packer) pack(ctx context.Context, pieces []piece) error {
 					return err
 				}
 				p.meter.add(pa.source, 1)
+				few := smallCopy(pa.data)
 				full := pa.data
 				p.spare.Put(&full)
-				pa.data = nil
+				pa.data = few
 				results <- done{t, pa}
 			}
 			return nil
@@ -102,6 +104,7 @@ func (p *packer) pack(ctx context.Context, pieces []piece) error {
 	})
 	for d := range results {
 		p.tally.add(d.tally)
+		p.fresh.add(d.pack, d.data)
 		var at int64
 		for _, f := range d.blobs {
 			p.made[f.blob.Digest] = place{d.pack, at, f.blob.Stored}

@@ -384,7 +384,7 @@ func readAgent(a Agent) ([]byte, error) {
 
 // build makes the manifest on top of st and hands it to commit (nil: a dry
 // run), with the ways for it to travel uploaded before.
-func (u *publication) build(ctx context.Context, st *state, out Published, commit func(context.Context, *state, *release.Manifest, []byte) error) (Published, error) {
+func (u *publication) build(ctx context.Context, st *state, out Published, commit func(context.Context, *state, *release.Manifest, []byte, trust.Carry) error) (Published, error) {
 	m := &release.Manifest{Schema: release.SchemaVersion, Project: u.o.Project, Number: st.next(), Source: u.o.Source, Roles: u.o.Roles}
 	var slots []release.Pack
 	if st.before != nil {
@@ -404,12 +404,16 @@ func (u *publication) build(ctx context.Context, st *state, out Published, commi
 		return out, err
 	}
 	u.meter.phase("sign", 0)
-	t, err := putManifest(ctx, u.target(), body, st.recent[:min(len(st.recent), deltasKept)])
+	ways, err := manifestWays(body, st.recent[:min(len(st.recent), deltasKept)])
+	if err != nil {
+		return out, err
+	}
+	t, err := putObjects(ctx, u.target(), ways)
 	u.total.add(t)
 	if err != nil || commit == nil {
 		return out, err
 	}
-	return out, commit(ctx, st, m, body)
+	return out, commit(ctx, st, m, body, carried(ways, st.before != nil, u.pack.fresh))
 }
 
 // next returns a number higher than any that was used.
@@ -426,7 +430,7 @@ func (st *state) next() int {
 	return n + 1
 }
 
-func (u *publication) commit(ctx context.Context, st *state, m *release.Manifest, body []byte) error {
+func (u *publication) commit(ctx context.Context, st *state, m *release.Manifest, body []byte, carry trust.Carry) error {
 	c := release.Channel{
 		Schema: release.SchemaVersion, Project: u.o.Project, Name: u.o.Channel, Serial: 1, Floor: m.Number,
 		Release: m.Name(), Manifest: release.DigestOf(body), Time: u.o.Source.Time,
@@ -441,6 +445,7 @@ func (u *publication) commit(ctx context.Context, st *state, m *release.Manifest
 	ch := trust.Change{
 		Blobs:  map[string][]byte{releaseTarget(m.Name()): body, channelTarget(u.o.Channel): pointer},
 		Remove: st.obsolete(u.o.Channel),
+		Carry:  carry,
 	}
 	_, err = u.p.Commit(ctx, st.view, ch)
 	return err

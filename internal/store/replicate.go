@@ -329,7 +329,11 @@ func (r *replication) manifest(ctx context.Context, p *copyPlan, t trust.Target)
 	if !r.o.DryRun {
 		to = r.to.Bucket
 	}
-	n, err := putManifest(ctx, to, body, p.before[t.Name])
+	ways, err := manifestWays(body, p.before[t.Name])
+	if err != nil {
+		return err
+	}
+	n, err := putObjects(ctx, to, ways)
 	r.count(n)
 	if err != nil || r.o.DryRun {
 		return err

@@ -46,10 +46,23 @@ type Publisher struct {
 
 // A Change is what one commit does to the targets. Blobs are the content of
 // the targets by name (releases/…json, channels/…json); Remove names targets
-// that no longer count.
+// that no longer count. Carry travels with the metadata.
 type Change struct {
 	Blobs  map[string][]byte
 	Remove []string
+	Carry  Carry
+
+	// Beside, if not nil, is called while the objects of the commit are written.
+	// Nothing becomes visible before it has returned; its error ends the commit.
+	Beside func(context.Context) error
+}
+
+// A Carry holds copies of objects of the bucket, by key, that readers of a new
+// state ask for next: below tuf/targets/, manifests/ and packs/. They go into
+// its bundles, for as far as these have room.
+type Carry struct {
+	Next map[string][]byte // for readers who hold the state before
+	Full map[string][]byte // for all others
 }
 
 // View returns the verified present state to build a Change on.
