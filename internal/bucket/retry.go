@@ -9,6 +9,7 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -61,11 +62,51 @@ func (p RetryPolicy) withDefaults() RetryPolicy {
 // holds what Put was to write, the write was ours and succeeds. Two writers that
 // race with the same content can therefore both win; content that must have one
 // winner, such as a lock, names its writer.
-func Retry(b Bucket, p RetryPolicy) Bucket { return &retrier{b, p.withDefaults()} }
+//
+// A pause that the server asks for (see [Later]) comes before the random one. A
+// call for which it asks more than three times Limit ends.
+func Retry(b Bucket, p RetryPolicy) Bucket { return &retrier{b: b, p: p.withDefaults()} }
+
+// Cautious returns b, whose [Retry] makes each call once until one was answered:
+// for callers of whom there are many, who found the bucket away before and ask
+// again soon anyway. A bucket without a Retry around it stays as it is.
+func Cautious(b Bucket) Bucket {
+	r, ok := b.(*retrier)
+	if !ok {
+		return b
+	}
+	c := &retrier{b: r.b, p: r.p}
+	c.unsure.Store(true)
+	return c
+}
+
+// Later returns err, word for word, of a server that asked for this pause before
+// the next attempt; zero: it did not.
+func Later(err error, pause time.Duration) error {
+	if err == nil || pause <= 0 {
+		return err
+	}
+	return &later{err, pause}
+}
+
+type later struct {
+	error
+	pause time.Duration
+}
+
+func (l *later) Unwrap() error { return l.error }
 
 type retrier struct {
-	b Bucket
-	p RetryPolicy
+	b      Bucket
+	p      RetryPolicy
+	unsure atomic.Bool // nothing was answered yet, and one attempt has to do
+}
+
+// heard notes how an attempt ended.
+func (r *retrier) heard(err error) {
+	if !transient(err) {
+		r.unsure.Store(false)
+	}
 }
 
 func (r *retrier) Caps() Caps { return r.b.Caps() }
@@ -110,6 +151,9 @@ type tries struct {
 
 func (r *retrier) tries() *tries {
 	t := &tries{p: r.p}
+	if r.unsure.Load() {
+		t.p.Tries = 1
+	}
 	t.renew()
 	return t
 }
@@ -131,6 +175,13 @@ func (t *tries) again(ctx context.Context, err error) bool {
 	}
 	t.left--
 	pause := t.back.NextBackOff()
+	var asked *later
+	if errors.As(err, &asked) {
+		if asked.pause > 3*t.p.Limit {
+			return false
+		}
+		pause += asked.pause
+	}
 	t.p.Log.DebugContext(ctx, "bucket call failed, trying again", "err", err, "pause", pause, "left", t.left)
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -166,6 +217,7 @@ func (r *retrier) Get(ctx context.Context, key string, o GetOptions) (io.ReadClo
 		a := r.begin(ctx)
 		body, obj, err := r.b.Get(a.ctx, key, o)
 		a.timer.Stop()
+		r.heard(err)
 		if err == nil {
 			return r.resume(ctx, t, a, body, obj, o), obj, nil
 		}
@@ -185,6 +237,7 @@ func (r *retrier) Put(ctx context.Context, key string, body io.ReadSeeker, c Con
 		obj, err := r.b.Put(a.ctx, key, &watchedBody{ReadSeeker: body, a: a, step: r.p.Progress}, c)
 		err = a.explain("put "+key, err)
 		a.end()
+		r.heard(err)
 		if err == nil {
 			return obj, nil
 		}
@@ -273,6 +326,7 @@ func (r *retrier) list(ctx context.Context, prefix string, after *string, t *tri
 			return a.explain("list "+prefix, err), true
 		}
 		a.timer.Stop()
+		r.heard(nil)
 		*after = obj.Key
 		t.renew()
 		if !yield(obj, nil) {
@@ -280,6 +334,7 @@ func (r *retrier) list(ctx context.Context, prefix string, after *string, t *tri
 		}
 		a.timer.Reset(a.wait)
 	}
+	r.heard(nil)
 	return nil, true
 }
 
@@ -289,6 +344,7 @@ func (r *retrier) Delete(ctx context.Context, key string) error {
 		a := r.begin(ctx)
 		err := a.explain("delete "+key, r.b.Delete(a.ctx, key))
 		a.end()
+		r.heard(err)
 		if err == nil {
 			return nil
 		}

@@ -38,6 +38,24 @@ func newRig(p bucket.RetryPolicy, faults ...bucket.Fault) rig {
 	return rig{mem, f, c, bucket.Retry(c, p)}
 }
 
+// calls are one call of each method; the object k is there.
+var calls = map[string]func(ctx context.Context, b bucket.Bucket) error{
+	"Get": func(ctx context.Context, b bucket.Bucket) error {
+		_, _, err := bucket.ReadAll(ctx, b, "k", bucket.GetOptions{}, 100)
+		return err
+	},
+	"Put": func(ctx context.Context, b bucket.Bucket) error {
+		_, err := b.Put(ctx, "k", strings.NewReader("x"), bucket.Condition{})
+		return err
+	},
+	"Delete": func(ctx context.Context, b bucket.Bucket) error { return b.Delete(ctx, "none") },
+	"List": func(ctx context.Context, b bucket.Bucket) (err error) {
+		for _, err = range b.List(ctx, "", "") {
+		}
+		return err
+	},
+}
+
 func TestRetry_WhatIsTriedAgain(t *testing.T) {
 	cert := fmt.Errorf("%w: %w", bucket.ErrUnavailable, &tls.CertificateVerificationError{Err: errors.New("unknown authority")})
 	for _, c := range []struct {
@@ -58,26 +76,10 @@ func TestRetry_WhatIsTriedAgain(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				calls := map[string]func(b bucket.Bucket) error{
-					"Get": func(b bucket.Bucket) error {
-						_, _, err := bucket.ReadAll(t.Context(), b, "k", bucket.GetOptions{}, 100)
-						return err
-					},
-					"Put": func(b bucket.Bucket) error {
-						_, err := b.Put(t.Context(), "k", strings.NewReader("x"), bucket.Condition{})
-						return err
-					},
-					"Delete": func(b bucket.Bucket) error { return b.Delete(t.Context(), "k") },
-					"List": func(b bucket.Bucket) (err error) {
-						for _, err = range b.List(t.Context(), "", "") {
-						}
-						return err
-					},
-				}
 				for method, call := range calls {
 					r := newRig(bucket.RetryPolicy{}, c.fault)
 					buckettest.Put(t, r.mem, "k", []byte("x"))
-					if err := call(r); !errors.Is(err, c.want) {
+					if err := call(t.Context(), r); !errors.Is(err, c.want) {
 						t.Errorf("%s: %v, want %v", method, err, c.want)
 					}
 					if n := r.count.Traffic().Requests(); n != c.attempts {
@@ -312,3 +314,58 @@ func TestRetry_LostAnswers(t *testing.T) {
 
 func absent(bucket.Object) bucket.Condition      { return bucket.Condition{IfAbsent: true} }
 func match(first bucket.Object) bucket.Condition { return bucket.Condition{IfMatch: first.ETag} }
+
+func TestRetry_HonoursThePauseAServerAsksFor(t *testing.T) {
+	for _, c := range []struct {
+		asked    time.Duration
+		attempts int64
+	}{
+		{10 * time.Second, 3}, {30 * time.Second, 3}, {31 * time.Second, 1}, {0, 3}, {-time.Second, 3},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(bucket.RetryPolicy{Tries: 3, Pause: time.Second, Limit: 10 * time.Second},
+				bucket.Fault{Err: bucket.Later(fmt.Errorf("slow down: %w", bucket.ErrUnavailable), c.asked)})
+			start := time.Now()
+			_, _, err := r.Get(t.Context(), "k", bucket.GetOptions{})
+			if !errors.Is(err, bucket.ErrUnavailable) || !strings.Contains(err.Error(), "slow down") {
+				t.Errorf("%v: %v", c.asked, err)
+			}
+			least := max(c.asked, 0) * time.Duration(c.attempts-1)
+			took, n := time.Since(start), r.count.Traffic().Gets
+			if n != c.attempts || took < least || took > least+3*time.Second {
+				t.Errorf("asked for %v: %d attempts in %v", c.asked, n, took)
+			}
+		})
+	}
+}
+
+func TestCautious(t *testing.T) {
+	for name, call := range calls {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(bucket.RetryPolicy{})
+			buckettest.Put(t, r.mem, "k", []byte("x"))
+			b := bucket.Cautious(r.Bucket)
+			for range 2 {
+				r.faults.Set(bucket.Fault{})
+				if err := call(t.Context(), b); !errors.Is(err, bucket.ErrUnavailable) {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+			if n := r.count.Traffic().Requests(); n != 2 {
+				t.Errorf("%s: %d attempts of two calls that nobody answered", name, n)
+			}
+			r.faults.Set()
+			if err := call(t.Context(), b); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			r.faults.Set(bucket.Fault{Times: 4})
+			if err := call(t.Context(), b); err != nil {
+				t.Errorf("%s: not patient after an answer: %v", name, err)
+			}
+		})
+	}
+	mem := bucket.NewMem()
+	if bucket.Cautious(mem) != bucket.Bucket(mem) {
+		t.Error("a bucket without patience became another one")
+	}
+}

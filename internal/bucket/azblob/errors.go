@@ -67,7 +67,11 @@ func (b *Bucket) fail(ctx context.Context, in call, err error) error {
 		sentinel = cause
 	}
 	if sentinel != nil {
-		return fmt.Errorf("%s: %w: %s", where, sentinel, text)
+		err = fmt.Errorf("%s: %w: %s", where, sentinel, text)
+		if sentinel == bucket.ErrUnavailable && answer.RawResponse != nil {
+			err = bucket.Later(err, wire.RetryAfter(answer.RawResponse.Header))
+		}
+		return err
 	}
 	return fmt.Errorf("%s: status %d: %s", where, answer.StatusCode, text)
 }

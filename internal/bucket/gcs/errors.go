@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
@@ -21,6 +22,7 @@ type refusal struct {
 	status  int
 	reason  string // such as notFound, conditionNotMet; "": none
 	message string
+	pause   time.Duration // that the server asks for
 }
 
 func (r *refusal) Error() string {
@@ -39,7 +41,9 @@ func (r *refusal) Error() string {
 // https://cloud.google.com/storage/docs/json_api/v1/status-codes
 func refused(resp *http.Response) *refusal {
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxError)) // what there is
-	return parseRefusal(resp.StatusCode, body)
+	r := parseRefusal(resp.StatusCode, body)
+	r.pause = wire.RetryAfter(resp.Header)
+	return r
 }
 
 func parseRefusal(status int, body []byte) *refusal {
@@ -85,7 +89,11 @@ func (b *Bucket) fail(ctx context.Context, op, key string, c bucket.Condition, e
 		sentinel = bucket.ErrPermission // there was nothing to accept
 	}
 	if sentinel != nil {
-		return fmt.Errorf("%s: %w: %s", where, sentinel, text)
+		err = fmt.Errorf("%s: %w: %s", where, sentinel, text)
+		if sentinel == bucket.ErrUnavailable {
+			err = bucket.Later(err, r.pause)
+		}
+		return err
 	}
 	return fmt.Errorf("%s: %s", where, text)
 }

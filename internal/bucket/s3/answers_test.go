@@ -6,7 +6,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 )
@@ -184,4 +186,32 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%q: bucket %q is not valid by itself: %v", s, l.Bucket, err)
 		}
 	})
+}
+
+// TestRetryAfter has a server that asks for more time than a caller gives it, and
+// one that asks for none.
+func TestRetryAfter(t *testing.T) {
+	for after, want := range map[string]int64{"3600": 1, "0": 2, "soon": 2, "": 2} {
+		var asked atomic.Int64
+		b := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			asked.Add(1)
+			w.Header().Set("Retry-After", after)
+			w.WriteHeader(http.StatusServiceUnavailable)
+		})
+		patient := bucket.Retry(b, bucket.RetryPolicy{Tries: 2, Pause: time.Millisecond, Limit: time.Millisecond})
+		if _, _, err := patient.Get(t.Context(), "k", bucket.GetOptions{}); !errors.Is(err, bucket.ErrUnavailable) || asked.Load() != want {
+			t.Errorf("Retry-After %q: %d requests, want %d: %v", after, asked.Load(), want, err)
+		}
+	}
+}
+
+func serve(t *testing.T, h http.HandlerFunc) *Bucket {
+	t.Helper()
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	b, err := Open(t.Context(), "s3://bkt?endpoint="+srv.URL, Options{Sources: []Source{Static("k", "s", "")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

@@ -38,7 +38,11 @@ func (b *Bucket) fail(ctx context.Context, op, key string, c bucket.Condition, e
 		text += ": " + hint
 	}
 	if sentinel := classify(answer, c); sentinel != nil {
-		return fmt.Errorf("%s: %w: %s", where, sentinel, text)
+		err = fmt.Errorf("%s: %w: %s", where, sentinel, text)
+		if sentinel == bucket.ErrUnavailable {
+			err = bucket.Later(err, b.wire.pause())
+		}
+		return err
 	}
 	return fmt.Errorf("%s: status %d: %s", where, answer.StatusCode, text)
 }

@@ -254,10 +254,19 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 }
 
 // watch bounds what the client library reads without a bound, and remembers how
-// far the server's clock is.
+// far the server's clock is and how long it wants to be left alone.
 type watch struct {
-	next http.RoundTripper
-	skew atomic.Int64 // nanoseconds this clock is ahead
+	next  http.RoundTripper
+	skew  atomic.Int64              // nanoseconds this clock is ahead
+	quiet atomic.Pointer[time.Time] // until when; nil: it never asked
+}
+
+// pause is how long the server still wants to be left alone.
+func (w *watch) pause() time.Duration {
+	if t := w.quiet.Load(); t != nil {
+		return max(time.Until(*t), 0)
+	}
+	return 0
 }
 
 const maxAnswer = 16 << 20 // a page of 1,000 keys of 1,024 bytes, escaped, has 4 MiB
@@ -269,6 +278,10 @@ func (w *watch) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		w.skew.Store(int64(time.Since(date)))
+	}
+	if wire.Temporary(resp.StatusCode) {
+		until := time.Now().Add(wire.RetryAfter(resp.Header))
+		w.quiet.Store(&until)
 	}
 	isObject := req.Method == http.MethodGet && !req.URL.Query().Has("list-type") && resp.StatusCode < 300
 	if !isObject {

@@ -72,7 +72,11 @@ func statusError(resp *http.Response) error {
 	default:
 		return errors.New(text)
 	}
-	return fmt.Errorf("%w: %s", sentinel, text)
+	err := fmt.Errorf("%w: %s", sentinel, text)
+	if sentinel == bucket.ErrUnavailable {
+		err = bucket.Later(err, wire.RetryAfter(resp.Header))
+	}
+	return err
 }
 
 // statusRateLimited is Swift's own.

@@ -249,7 +249,11 @@ func statusError(resp *http.Response) error {
 	default:
 		sentinel = bucket.ErrUnsupported
 	}
-	return fmt.Errorf("%w: status %d %s", sentinel, resp.StatusCode, http.StatusText(resp.StatusCode))
+	err := fmt.Errorf("%w: status %d %s", sentinel, resp.StatusCode, http.StatusText(resp.StatusCode))
+	if sentinel == bucket.ErrUnavailable {
+		err = bucket.Later(err, wire.RetryAfter(resp.Header))
+	}
+	return err
 }
 
 // Put answers bucket.ErrUnsupported.

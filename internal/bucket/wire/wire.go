@@ -114,6 +114,24 @@ func Temporary(status int) bool {
 	return status >= 500
 }
 
+// RetryAfter is the pause that an answer asks for before the next request, in
+// seconds or until a date (RFC 9110, 10.2.3); zero: none.
+func RetryAfter(h http.Header) time.Duration {
+	text := h.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	date, err := http.ParseTime(text)
+	if err != nil {
+		return 0
+	}
+	now, err := http.ParseTime(h.Get("Date")) // the server's own clock
+	if err != nil {
+		now = time.Now()
+	}
+	return max(date.Sub(now), 0)
+}
+
 // Partial reads the Content-Range header of an answer to [Range]: the whole
 // object's size and the length of the body. Anything but the range that o asks
 // for is bucket.ErrUnsupported.

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 )
@@ -90,5 +92,20 @@ func TestPrivate(t *testing.T) {
 		if Private(url) != want {
 			t.Errorf("%s: %v", url, !want)
 		}
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	const date = "Mon, 01 Mar 2027 12:00:00 GMT"
+	for text, want := range map[string]time.Duration{
+		"": 0, "120": 2 * time.Minute, "0": 0, "-5": 0, "1.5": 0, "99999999999999": 0, "later": 0,
+		"Mon, 01 Mar 2027 12:00:30 GMT": 30 * time.Second, "Mon, 01 Mar 2027 11:00:00 GMT": 0,
+	} {
+		if got := RetryAfter(http.Header{"Retry-After": {text}, "Date": {date}}); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+	if got := RetryAfter(http.Header{"Retry-After": {time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)}}); got < 50*time.Minute || got > time.Hour {
+		t.Errorf("without the server's clock: %v", got)
 	}
 }
