@@ -212,7 +212,7 @@ func (a *Agent) open(o Options) (*session, error) {
 	s.state.noteDown(note)
 	s.memory = loadMemory(p)
 	s.facts = ReadFacts(p, a.Version)
-	s.clock = &clockBucket{Bucket: a.Bucket, now: a.time}
+	s.clock = &clockBucket{Bucket: s.bucketNow(), now: a.time}
 	s.trust = &trust.Client{Bucket: s.clock, Dir: p.Trust(), Anchor: a.Config.Root, Now: a.time, Log: a.logger()}
 	s.store = &store.Store{Bucket: s.clock, Log: a.logger()}
 	err = s.whoAmI()

@@ -44,6 +44,16 @@ func (st *state) have() ref {
 	return st.Applied
 }
 
+// ahead is by how much the first re-apply after a run of this cause comes early:
+// up to half an interval, always the same on one VM. A fleet takes a release
+// within one poll, and is not to ask what its steps ask all at once ever after.
+func (st *state) ahead(why string) time.Duration {
+	if why == release.WhyReapply {
+		return 0
+	}
+	return time.Duration(share("reapply "+st.VM) * float64(st.reapply()/2))
+}
+
 func (d *decision) judge(st *state, cut *journal, o Options, now time.Time) {
 	if d.target == (ref{}) {
 		return

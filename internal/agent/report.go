@@ -176,8 +176,7 @@ func (s *session) worthSaying(r *release.Report) bool {
 	if s.refused() {
 		return s.acted || s.gist(r) != st.Unsaid
 	}
-	beat := heartbeat - time.Duration(share(st.VM)*float64(heartbeat/12))
-	return s.acted || st.Pending || s.gist(r) != st.Said || due(st.Reported.Add(beat), s.now, heartbeat)
+	return s.acted || st.Pending || s.gist(r) != st.Said || due(st.Reported.Add(heartbeat-st.poll()/2), s.now, heartbeat)
 }
 
 // gist is what makes two reports tell the same.
@@ -224,12 +223,14 @@ func (s *session) upload(ctx context.Context) {
 			st.noteDown(note)
 		}
 	default:
-		st.Pending = true
+		// What is still news at the next poll is told then. That the bucket was
+		// away will be none: thousands of VMs would tell it at once.
+		st.Pending = st.Pending || s.acted
 		s.warning(fmt.Sprintf("the report has not reached the bucket and is sent again: %s", err))
 		if errors.Is(err, bucket.ErrPermission) {
 			r := s.report()
 			st.Refused, st.Refusals, st.Unsaid = s.time().UTC(), st.Refusals+1, s.gist(&r)
-		} else if was.Pending && !s.acted {
+		} else if !s.acted {
 			st.Sequence = was.Sequence
 			return
 		}

@@ -221,7 +221,7 @@ func (st *state) record(r ref, role release.Role, run *release.Run, now time.Tim
 	st.Failed = run.Result == release.ResultFailed
 	st.Changed = run.Result == release.ResultChanged
 	st.Poll, st.Reapply = role.Schedule.Poll, role.Schedule.Reapply
-	st.NextReapply = now.Add(st.reapply())
+	st.NextReapply = now.Add(st.reapply() - st.ahead(run.Why))
 	if st.Failed {
 		st.attempt(r.Manifest)
 		st.Failures++

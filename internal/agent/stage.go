@@ -28,7 +28,9 @@ type target struct {
 // something changed. What stands in the way becomes the session's problem.
 func (s *session) look(ctx context.Context) {
 	defer s.phase("poll", time.Now())
-	if err := store.ReadAny(ctx, s.Bucket, func() error { return s.readChannel(ctx) }); err != nil {
+	err := store.ReadAny(ctx, s.Bucket, func() error { return s.readChannel(ctx) })
+	s.noteAway(err)
+	if err != nil {
 		s.trouble(err)
 	}
 }

@@ -69,6 +69,7 @@ type state struct {
 	Runs        int64              `json:"runs,omitempty"` // counts uploaded logs
 	History     []release.RunBrief `json:"history,omitempty"`
 
+	Away    bool                    `json:"away,omitempty"`    // nobody answered at the last poll
 	Buckets []release.BucketTrouble `json:"buckets,omitempty"` // of no use in the last call
 
 	Folder   string    `json:"folder,omitempty"` // below reports/ and logs/, where the bucket confines this VM to one; "": its name
