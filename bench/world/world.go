@@ -48,7 +48,9 @@ type World struct {
 	made  bool // dir is ours
 	addr  string
 	ended chan error
-	more  []func() error // what Close also ends
+
+	proxies []*Proxy       // of Serve
+	more    []func() error // what Close also ends
 }
 
 // Start starts the server and its proxy. They end with Close or with ctx.
