@@ -49,6 +49,9 @@ func (d Digest) Hex() string { return hex.EncodeToString(d.sum[:]) }
 // Short returns the first twelve digits, for people.
 func (d Digest) Short() string { return d.Hex()[:12] }
 
+// Sum returns the bare sum.
+func (d Digest) Sum() [sha256.Size]byte { return d.sum }
+
 // IsZero reports whether d is the zero Digest.
 func (d Digest) IsZero() bool { return d == Digest{} }
 

@@ -105,8 +105,19 @@ func (u *publication) target() bucket.Bucket {
 }
 
 func (u *publication) run(ctx context.Context) (Published, error) {
+	cache := openTreeCache(u.o.Cache, u.o.Dir)
+	out, err := u.attempt(ctx, cache)
+	if errors.Is(err, errChanged) && len(cache.entries) > 0 {
+		u.s.log().Warn("the project's files are not what was remembered of them: reading them all")
+		cache.forget()
+		out, err = u.attempt(ctx, openTreeCache("", u.o.Dir))
+	}
+	return out, err
+}
+
+func (u *publication) attempt(ctx context.Context, cache *treeCache) (Published, error) {
 	var err error
-	if u.files, err = scan(ctx, u.o.Dir, u.o.Ignore, u.s.log(), u.meter); err != nil {
+	if u.files, err = scan(ctx, u.o.Dir, u.o.Ignore, cache, u.s.log(), u.meter); err != nil {
 		return Published{}, err
 	}
 	// What is long goes first and without the lock: content has names of its
@@ -283,6 +294,16 @@ func (u *publication) list(ctx context.Context, version int64) error {
 		}
 	}
 	u.have, u.seen = have, version
+	for _, a := range u.o.Agents {
+		if _, ok := have["agents/"+a.Digest.Hex()]; !ok {
+			u.sent = false
+		}
+	}
+	for d, p := range u.pack.made {
+		if !u.holds(p.pack) {
+			delete(u.pack.made, d) // garbage for a collector, before anything named it
+		}
+	}
 	return nil
 }
 
@@ -453,16 +474,20 @@ func (u *publication) commit(ctx context.Context, st *state, m *release.Manifest
 
 // obsolete lists the releases beyond the newest ones that no channel other
 // than the one being moved names.
-func (st *state) obsolete(moved string) []string {
+func (st *state) obsolete(moved string) []string { return st.beyond(maxReleases-1, moved) }
+
+// beyond lists the releases beyond the newest keep ones that no channel other
+// than moved names.
+func (st *state) beyond(keep int, moved string) []string {
 	var named []string
 	for name, c := range st.channels {
 		if name != moved {
 			named = append(named, c.Release)
 		}
 	}
-	live := listed(st.view)
+	all := listed(st.view)
 	var out []string
-	for _, t := range live[min(len(live), maxReleases-1):] {
+	for _, t := range all[min(len(all), keep):] {
 		if !slices.Contains(named, targetName(t.Name)) {
 			out = append(out, t.Name)
 		}

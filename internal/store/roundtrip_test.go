@@ -136,7 +136,7 @@ func TestScanRefusesFileThatChanges(t *testing.T) {
 	f := newFixture(t, bucket.NewMem())
 	f.write("a", strings.Repeat("a", 100))
 	f.write("large", string(noise(4, 2<<20)))
-	files, err := scan(context.Background(), f.dir, nil, (&Store{}).log(), newMeter(nil))
+	files, err := scan(context.Background(), f.dir, nil, openTreeCache("", f.dir), (&Store{}).log(), newMeter(nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,8 +172,8 @@ func TestUnreadableIsNamed(t *testing.T) {
 		f.dir = "."
 		defer asNobody(t)()
 	}
-	s := &scanner{dir: f.dir, bad: map[string]string{}}
-	err := s.read(&hasher{}, &release.File{Path: "locked"}, 1)
+	s := &scanner{dir: f.dir, bad: map[string]string{}, cache: openTreeCache("", f.dir)}
+	_, err := s.read(&hasher{}, &release.File{Path: "locked"}, mark{}, 1)
 	if err == nil || !strings.Contains(cause(err), "cannot be read") || !strings.Contains(err.Error(), "ignore:") {
 		t.Errorf("err = %v", err)
 	}

@@ -36,18 +36,21 @@ type scanner struct {
 	log    *slog.Logger
 	meter  *meter
 
+	cache *treeCache
+
 	files []release.File
-	sizes []int64 // as walked, by index of files
-	full  bool    // the limit of files is reached
+	marks []mark // as walked, by index of files; of regular ones
+	sizes []int64
+	full  bool // the limit of files is reached
 
 	mu  sync.Mutex
 	bad map[string]string // path → what is wrong and what to do
 }
 
-// scan lists and hashes the tree in dir. The blobs of the files it returns
-// have no places yet. Errors wrap ErrTree.
-func scan(ctx context.Context, dir string, ignore []string, log *slog.Logger, m *meter) ([]release.File, error) {
-	s := &scanner{dir: dir, log: log, meter: m, bad: map[string]string{}}
+// scan lists the tree in dir and hashes what cache does not know. The blobs of
+// the files it returns have no places yet. Errors wrap ErrTree.
+func scan(ctx context.Context, dir string, ignore []string, cache *treeCache, log *slog.Logger, m *meter) ([]release.File, error) {
+	s := &scanner{dir: dir, log: log, meter: m, cache: cache, bad: map[string]string{}}
 	for _, p := range ignore {
 		if !doublestar.ValidatePattern(p) {
 			return nil, fmt.Errorf("scan %s: ignore pattern %q is not a glob: %w", dir, p, ErrTree)
@@ -141,17 +144,17 @@ func (s *scanner) emptyDir(rel string) error {
 		s.refuse(rel, "cannot be read: "+cause(err))
 		return nil
 	}
-	s.add(release.File{Path: rel, Dir: true, Mode: uint32(fi.Mode().Perm())}, 0)
+	s.add(release.File{Path: rel, Dir: true, Mode: uint32(fi.Mode().Perm())}, 0, mark{})
 	return nil
 }
 
-func (s *scanner) add(f release.File, size int64) {
+func (s *scanner) add(f release.File, size int64, m mark) {
 	if len(s.files) == release.MaxFiles {
 		s.full = true
 		s.refuse(f.Path, fmt.Sprintf("is one file too many: a release holds at most %d; add folders to ignore:", release.MaxFiles))
 		return
 	}
-	s.files, s.sizes = append(s.files, f), append(s.sizes, size)
+	s.files, s.sizes, s.marks = append(s.files, f), append(s.sizes, size), append(s.marks, m)
 }
 
 func (s *scanner) entry(ctx context.Context, p string, e fs.DirEntry) error {
@@ -197,7 +200,7 @@ func (s *scanner) link(p string) {
 		s.refuse(p, cause(err)+": point it to a file of the project by a relative path, or add it to ignore:")
 		return
 	}
-	s.add(release.File{Path: p, Link: target}, 0)
+	s.add(release.File{Path: p, Link: target}, 0, mark{})
 }
 
 func (s *scanner) regular(p string, e fs.DirEntry) {
@@ -213,75 +216,95 @@ func (s *scanner) regular(p string, e fs.DirEntry) {
 	if fi.Mode()&(fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky) != 0 {
 		s.log.Warn("setuid, setgid and sticky bits are not published: set them by a step", "path", p)
 	}
-	s.add(release.File{Path: p, Mode: uint32(fi.Mode().Perm())}, fi.Size())
+	s.add(release.File{Path: p, Mode: uint32(fi.Mode().Perm())}, fi.Size(), markOf(fi))
 }
 
-// hash reads all regular files, in parallel.
+// hash fills in the content of all regular files, and reads those that the
+// cache does not know, in parallel.
 func (s *scanner) hash(ctx context.Context) error {
+	known := make([]treeEntry, 0, len(s.files)) // by index: what is known of a file afterwards
+	var todo []int
 	var total int64
-	for _, n := range s.sizes {
-		total += n
+	for i := range s.files {
+		f := &s.files[i]
+		if f.Dir || f.Link != "" {
+			continue
+		}
+		if s.cache.lookup(s.marks[i], f) {
+			known = append(known, treeEntry{mark: s.marks[i], file: *f})
+			continue
+		}
+		todo = append(todo, i)
+		total += s.sizes[i]
 	}
 	s.meter.phase("scan", total)
 	g, ctx := errgroup.WithContext(ctx)
-	work := make(chan int)
-	g.Go(func() error {
-		defer close(work)
-		for i := range s.files {
-			if f := s.files[i]; f.Dir || f.Link != "" {
-				continue
-			}
-			select {
-			case work <- i:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		return nil
-	})
-	for range runtime.GOMAXPROCS(0) {
+	work := make(chan int, len(todo))
+	for _, i := range todo {
+		work <- i
+	}
+	close(work)
+	for range min(runtime.GOMAXPROCS(0), len(todo)) {
 		g.Go(func() error {
 			var h hasher
 			for i := range work {
-				if err := s.read(&h, &s.files[i], s.sizes[i]); err != nil {
-					s.refuse(s.files[i].Path, cause(err))
-				}
-				s.meter.add(s.sizes[i], 0)
 				if err := ctx.Err(); err != nil {
 					return err
 				}
+				settled, err := s.read(&h, &s.files[i], s.marks[i], s.sizes[i])
+				if err != nil {
+					s.refuse(s.files[i].Path, cause(err))
+				}
+				if !settled {
+					s.marks[i] = mark{}
+				}
+				s.meter.add(s.sizes[i], 0)
 			}
 			return nil
 		})
 	}
-	return g.Wait()
-}
-
-func (s *scanner) read(h *hasher, f *release.File, size int64) error {
-	r, err := openRegular(filepath.Join(s.dir, f.Path))
-	if err != nil {
-		return fmt.Errorf("cannot be read: change its rights or add it to ignore: %w", err)
-	}
-	defer r.Close()
-	before, err := r.Stat()
-	if err != nil {
+	if err := g.Wait(); err != nil {
 		return err
 	}
+	for _, i := range todo {
+		if s.marks[i] != (mark{}) {
+			known = append(known, treeEntry{mark: s.marks[i], file: s.files[i], fresh: true})
+		}
+	}
+	if len(s.bad) == 0 {
+		s.cache.save(known, s.log)
+	}
+	return nil
+}
+
+// read hashes a file that was walked with the mark m, and reports whether that
+// may be remembered.
+func (s *scanner) read(h *hasher, f *release.File, m mark, size int64) (settled bool, err error) {
+	r, err := openRegular(filepath.Join(s.dir, f.Path))
+	if err != nil {
+		return false, fmt.Errorf("cannot be read: change its rights or add it to ignore: %w", err)
+	}
+	defer r.Close()
+	start := s.cache.now()
+	before, err := r.Stat()
+	if err != nil {
+		return false, err
+	}
 	if !before.Mode().IsRegular() || before.Size() != size {
-		return errChanged
+		return false, errChanged
 	}
 	err = h.file(r, size, f, func(b []byte) error { return checkSecret(f.Path, b) })
 	if err != nil {
-		return err
+		return false, err
 	}
 	after, err := r.Stat()
 	if err != nil {
-		return err
+		return false, err
 	}
 	if after.Size() != before.Size() || !after.ModTime().Equal(before.ModTime()) {
-		return errChanged
+		return false, errChanged
 	}
-	return nil
+	return markOf(before) == m && markOf(after) == m && remembers(m, start), nil
 }
 
 var pemPrivate = []byte("PRIVATE KEY-----")

@@ -56,6 +56,11 @@ type PublishOptions struct {
 	Owner    string         // shown to others who find the lock taken
 	DryRun   bool           // tell what would be published; write nothing, sign nothing
 	Progress func(Progress) // may be nil; called from one goroutine at a time
+
+	// Cache is a folder of this user in which a publish remembers the tree and
+	// what the bucket holds, for the next one to be quick; "": none. It may be
+	// removed at any time. One folder serves one project in one bucket.
+	Cache string
 }
 
 // Progress tells how far a publish or stage is.
