@@ -44,7 +44,7 @@ func refused(t *testing.T, c *Client, want error, words string) {
 }
 
 func TestAttack_TargetOfEqualLengthAltered(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	v := w.publish()
 	tg, _ := v.Target("releases/r1.json")
 	w.write(tg.key(), []byte("MANIFEST 1"))
@@ -54,7 +54,7 @@ func TestAttack_TargetOfEqualLengthAltered(t *testing.T) {
 }
 
 func TestAttack_EndlessTarget(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	v := w.publish()
 	tg, _ := v.Target("releases/r1.json")
 	w.write(tg.key(), make([]byte, 1<<20))
@@ -69,7 +69,7 @@ func TestAttack_EndlessTarget(t *testing.T) {
 }
 
 func TestAttack_ShortTarget(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	v := w.publish()
 	tg, _ := v.Target("releases/r1.json")
 	w.write(tg.key(), []byte("manifest"))
@@ -84,7 +84,7 @@ func TestAttack_EndlessMetadata(t *testing.T) {
 		"2.snapshot.json": 0, "1.targets.json": 0, "2.releases.json": 0, "2.channels.json": 0, // as signed
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newBareWorld(t)
 			w.publish()
 			if limit == 0 {
 				limit = int64(len(w.read(metadataPrefix + name)))
@@ -104,7 +104,7 @@ func TestAttack_EndlessMetadata(t *testing.T) {
 func TestAttack_MetadataEdited(t *testing.T) {
 	for _, name := range []string{"1.root.json", timestampFile, "2.snapshot.json", "1.targets.json", "2.releases.json", "2.channels.json"} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newBareWorld(t)
 			w.publish()
 			b := w.read(metadataPrefix + name)
 			w.write(metadataPrefix+name, bytes.Replace(b, []byte(`"version":`), []byte(`"version":1`), 1))
@@ -114,7 +114,7 @@ func TestAttack_MetadataEdited(t *testing.T) {
 }
 
 func TestAttack_OlderRepositoryRestored(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	w.publish()
 	old := copyBucket(t, w.bucket)
 	w.publish()
@@ -125,7 +125,7 @@ func TestAttack_OlderRepositoryRestored(t *testing.T) {
 }
 
 func TestAttack_OlderRepositoryRestoredAfterTheCacheWasLost(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	w.publish()
 	old := copyBucket(t, w.bucket)
 	w.publish()
@@ -146,7 +146,7 @@ func TestAttack_OlderRepositoryRestoredAfterTheCacheWasLost(t *testing.T) {
 }
 
 func TestAttack_NewTimestampOverOldSnapshot(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	w.publish()
 	old := w.current()
 	w.publish()
@@ -166,7 +166,7 @@ func TestAttack_NewTimestampOverOldSnapshot(t *testing.T) {
 
 // The thief of the online key signs a new snapshot over the roles' old files.
 func TestAttack_NewSnapshotOverOldReleases(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	w.publish()
 	old := w.current()
 	w.publish()
@@ -194,7 +194,7 @@ func forgeSnapshot(w *world, change func(*metadata.SnapshotType)) {
 }
 
 func TestAttack_FreezeUntilTheTimestampExpires(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	w.publish()
 	c := w.client()
 	mustRefresh(t, c)
@@ -210,7 +210,7 @@ func TestAttack_FreezeUntilTheTimestampExpires(t *testing.T) {
 }
 
 func TestAttack_FreezeByNotModified(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	w.publish()
 	c := w.client()
 	mustRefresh(t, c)
@@ -234,7 +234,7 @@ func (b notModified) Get(ctx context.Context, key string, o bucket.GetOptions) (
 }
 
 func TestAttack_RootExpired(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	w.publish()
 	c := w.client()
 	mustRefresh(t, c)
@@ -249,7 +249,7 @@ func TestAttack_RootExpired(t *testing.T) {
 }
 
 func TestAttack_ClockSetBack(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	w.publish()
 	c := w.client()
 	mustRefresh(t, c)
@@ -284,7 +284,7 @@ func TestAttack_ClockSetBack(t *testing.T) {
 // A clock in the far future makes metadata look expired; it must not be
 // remembered as the time.
 func TestAttack_ClockSetForwardIsNotRemembered(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	w.publish()
 	c := w.client()
 	mustRefresh(t, c)
@@ -297,7 +297,7 @@ func TestAttack_ClockSetForwardIsNotRemembered(t *testing.T) {
 func TestAttack_MixAndMatch(t *testing.T) {
 	for _, name := range []string{"snapshot.json", "releases.json", "channels.json"} {
 		t.Run("an old "+name+" served as the new one", func(t *testing.T) {
-			w := newWorld(t)
+			w := newBareWorld(t)
 			w.publish()
 			w.publish()
 			w.write(metadataPrefix+"3."+name, w.read(metadataPrefix+"2."+name))
@@ -305,13 +305,13 @@ func TestAttack_MixAndMatch(t *testing.T) {
 		})
 	}
 	t.Run("channels.json served as releases.json", func(t *testing.T) {
-		w := newWorld(t)
+		w := newBareWorld(t)
 		w.publish()
 		w.write(metadataPrefix+"2.releases.json", w.read(metadataPrefix+"2.channels.json"))
 		refused(t, w.client(), ErrUntrusted, "releases.json")
 	})
 	t.Run("snapshot names channels.json as releases.json", func(t *testing.T) {
-		w := newWorld(t)
+		w := newBareWorld(t)
 		w.publish()
 		w.write(metadataPrefix+"2.releases.json", w.read(metadataPrefix+"2.channels.json"))
 		b := w.read(metadataPrefix + "2.channels.json")
@@ -347,21 +347,21 @@ func forgeSnapshotRaw(w *world, change func(*metadata.SnapshotType)) {
 func TestAttack_SignedByAnUnknownKey(t *testing.T) {
 	thief := testKey("thief")
 	t.Run("timestamp", func(t *testing.T) {
-		w := newWorld(t)
+		w := newBareWorld(t)
 		m := w.current().timestamp
 		m.Signed.Version++
 		w.write(metadataPrefix+timestampFile, signedBy(t, m, thief))
 		refused(t, w.client(), ErrUntrusted, "timestamp.json: Verifying timestamp failed, not enough signatures")
 	})
 	t.Run("timestamp by the ops key", func(t *testing.T) {
-		w := newWorld(t)
+		w := newBareWorld(t)
 		m := w.current().timestamp
 		m.Signed.Version++
 		w.write(metadataPrefix+timestampFile, signedBy(t, m, w.keys.Ops))
 		refused(t, w.client(), ErrUntrusted, "timestamp.json")
 	})
 	t.Run("releases by the online key", func(t *testing.T) {
-		w := newWorld(t)
+		w := newBareWorld(t)
 		w.publish()
 		m := w.current().releases
 		m.Signed.Version = 9
@@ -372,7 +372,7 @@ func TestAttack_SignedByAnUnknownKey(t *testing.T) {
 		refused(t, w.client(), ErrUntrusted, "releases.json")
 	})
 	t.Run("snapshot", func(t *testing.T) {
-		w := newWorld(t)
+		w := newBareWorld(t)
 		s := w.current()
 		b := signedBy(t, s.snapshot, thief)
 		w.write(metadataPrefix+"1.snapshot.json", b)
@@ -384,7 +384,7 @@ func TestAttack_SignedByAnUnknownKey(t *testing.T) {
 }
 
 func TestAttack_RootWithTooFewSignatures(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	second := testKey("second")
 	w.nextRoot(func(r *metadata.RootType) {
 		k, _ := tufKeyOf(t, second)
@@ -404,7 +404,7 @@ func TestAttack_RootWithTooFewSignatures(t *testing.T) {
 }
 
 func TestAttack_RootOfAnUnknownKey(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	c := w.client()
 	mustRefresh(t, c)
 	thief := testKey("thief")
@@ -419,7 +419,7 @@ func TestAttack_RootOfAnUnknownKey(t *testing.T) {
 }
 
 func TestAttack_RootSkipsAVersion(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	c := w.client()
 	mustRefresh(t, c)
 	w.nextRoot(func(r *metadata.RootType) { r.Version = 2; r.Version++ }, w.keys.Ops)
@@ -430,7 +430,7 @@ func TestAttack_RootSkipsAVersion(t *testing.T) {
 }
 
 func TestAttack_OtherProjectsRoot(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	other := bucket.NewMem()
 	if _, err := Init(t.Context(), other, Keys{testKey("other"), testKey("online")}, w.now, 0); err != nil {
 		t.Fatal(err)
@@ -441,7 +441,7 @@ func TestAttack_OtherProjectsRoot(t *testing.T) {
 }
 
 func TestAttack_NewerRootsHidden(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	key := w.nextRoot(func(r *metadata.RootType) { r.Expires = r.Expires.AddDate(1, 0, 0) }, w.keys.Ops)
 	c := w.client()
 	mustRefresh(t, c)
@@ -454,7 +454,7 @@ func TestAttack_NewerRootsHidden(t *testing.T) {
 // After the online key was stolen, its thief fast-forwards to a version that
 // nobody reaches. A root that revokes the key ends that.
 func TestAttack_FastForwardEndsWithTheRevokedKey(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	w.publish()
 	m := w.current().timestamp
 	m.Signed.Version = 1_000_000
@@ -496,7 +496,7 @@ func TestAttack_FastForwardEndsWithTheRevokedKey(t *testing.T) {
 }
 
 func TestAttack_ForbiddenIsNoWayToHideARoot(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	c := w.client()
 	mustRefresh(t, c)
 	w.nextRoot(func(r *metadata.RootType) { r.Expires = r.Expires.AddDate(1, 0, 0) }, w.keys.Ops)
@@ -513,7 +513,7 @@ func TestAttack_ForbiddenIsNoWayToHideARoot(t *testing.T) {
 // Well-signed nulls make go-tuf itself panic.
 func TestAttack_SignedNullDoesNotPanic(t *testing.T) {
 	t.Run("snapshot in timestamp", func(t *testing.T) {
-		w := newWorld(t)
+		w := newBareWorld(t)
 		c := w.client()
 		mustRefresh(t, c)
 		m := w.current().timestamp
@@ -525,18 +525,18 @@ func TestAttack_SignedNullDoesNotPanic(t *testing.T) {
 	})
 	for _, file := range []string{targetsFile, releasesFile, channelsFile} {
 		t.Run(file+" in snapshot", func(t *testing.T) {
-			w := newWorld(t)
+			w := newBareWorld(t)
 			forgeSnapshot(w, func(s *metadata.SnapshotType) { s.Meta[file] = nil })
 			refused(t, w.client(), ErrUntrusted, "")
 		})
 	}
 	t.Run("a target", func(t *testing.T) {
-		w := newWorld(t)
+		w := newBareWorld(t)
 		publishRole(w, releasesFile, func(r *metadata.TargetsType) { r.Targets["releases/r7.json"] = nil })
 		refused(t, w.client(), ErrUntrusted, "malformed")
 	})
 	t.Run("a key of root", func(t *testing.T) {
-		w := newWorld(t)
+		w := newBareWorld(t)
 		w.nextRoot(func(r *metadata.RootType) {
 			r.Keys["x"] = nil
 			r.Roles[metadata.TIMESTAMP].KeyIDs = []string{"x"}
@@ -544,7 +544,7 @@ func TestAttack_SignedNullDoesNotPanic(t *testing.T) {
 		refused(t, w.client(), ErrUntrusted, "")
 	})
 	t.Run("a role of root", func(t *testing.T) {
-		w := newWorld(t)
+		w := newBareWorld(t)
 		w.nextRoot(func(r *metadata.RootType) { r.Roles[metadata.TIMESTAMP] = nil }, w.keys.Ops)
 		refused(t, w.client(), ErrUntrusted, "")
 	})
@@ -565,7 +565,7 @@ func publishRole(w *world, file string, change func(*metadata.TargetsType)) {
 func TestAttack_RoleSignsOutsideItsPaths(t *testing.T) {
 	bad := &metadata.TargetFiles{Length: 4, Hashes: hashOf([]byte("evil"))}
 	for _, name := range []string{"releases/evil.json", "channels/../releases/r1.json", "channels/a/b.json", "/etc/passwd", "channels/.json", "stable.json", "channels/x", "channels/\x00.json"} {
-		w := newWorld(t)
+		w := newBareWorld(t)
 		w.publish()
 		publishRole(w, channelsFile, func(r *metadata.TargetsType) { r.Targets[name] = bad })
 		v := mustRefresh(t, w.client())
@@ -579,7 +579,7 @@ func TestAttack_RoleSignsOutsideItsPaths(t *testing.T) {
 		"huge":         {Length: maxTargetBytes + 1, Hashes: hashOf([]byte("evil"))},
 		"negative":     {Length: -1, Hashes: hashOf([]byte("evil"))},
 	} {
-		w := newWorld(t)
+		w := newBareWorld(t)
 		publishRole(w, channelsFile, func(r *metadata.TargetsType) { r.Targets["channels/x.json"] = tg })
 		if v := mustRefresh(t, w.client()); names(v) != "" {
 			t.Errorf("%s: counts", what)
@@ -591,7 +591,7 @@ func TestAttack_RoleSignsOutsideItsPaths(t *testing.T) {
 // under any other.
 func TestAttack_RoleDelegatesFurther(t *testing.T) {
 	thief := testKey("thief")
-	w := newWorld(t)
+	w := newBareWorld(t)
 	k, id := tufKeyOf(t, thief)
 	publishRole(w, releasesFile, func(r *metadata.TargetsType) {
 		r.Delegations = &metadata.Delegations{Keys: map[string]*metadata.Key{id: k}, Roles: []metadata.DelegatedRole{
@@ -602,10 +602,10 @@ func TestAttack_RoleDelegatesFurther(t *testing.T) {
 }
 
 func TestAttack_TargetsDelegatesElsewhere(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	publishRole(w, targetsFile, func(r *metadata.TargetsType) { r.Delegations.Roles[0].Paths = []string{"other/*"} })
 	refused(t, w.client(), ErrUntrusted, "releases")
-	w = newWorld(t)
+	w = newBareWorld(t)
 	publishRole(w, targetsFile, func(r *metadata.TargetsType) {
 		r.Delegations.Roles[0], r.Delegations.Roles[1] = r.Delegations.Roles[1], r.Delegations.Roles[0]
 		r.Delegations.Roles[0].Paths = []string{"channels/*", "releases/*"}
@@ -614,14 +614,14 @@ func TestAttack_TargetsDelegatesElsewhere(t *testing.T) {
 }
 
 func TestAttack_ThresholdOfZero(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	w.nextRoot(func(r *metadata.RootType) { r.Roles[metadata.TIMESTAMP].Threshold = 0 }, w.keys.Ops)
 	refused(t, w.client(), ErrUntrusted, "insufficient threshold (0)")
 }
 
 // One key under two ids is one signature.
 func TestAttack_OneKeyUnderTwoNames(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	k, id := tufKeyOf(t, w.keys.Online)
 	w.nextRoot(func(r *metadata.RootType) {
 		twin := *k
@@ -645,7 +645,7 @@ func TestAttack_OneKeyUnderTwoNames(t *testing.T) {
 // The same version signed twice with different content: the bucket's counts,
 // within the floor.
 func TestAttack_TwoTimestampsOfOneVersion(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	w.publish()
 	old := w.current()
 	w.publish()
@@ -658,7 +658,7 @@ func TestAttack_TwoTimestampsOfOneVersion(t *testing.T) {
 }
 
 func TestRefresh_TakesTimestampWrittenAnewByHand(t *testing.T) {
-	w := newWorld(t)
+	w := newBareWorld(t)
 	w.publish()
 	c := w.client()
 	mustRefresh(t, c)

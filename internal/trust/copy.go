@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -84,13 +83,13 @@ func (v *View) copyVersions(ctx context.Context, to bucket.Bucket, have *View) e
 	}
 	f := v.set.files
 	for n := int64(1); n <= f.roots(); n++ {
-		if err := putVersion(ctx, to, rootFile(n), f[rootFile(n)], old[rootFile(n)]); err != nil {
+		if err := putVersion(ctx, to, metadataPrefix+rootFile(n), f[rootFile(n)], old[rootFile(n)]); err != nil {
 			return err
 		}
 	}
 	versions := v.set.versions()
 	for _, file := range []string{targetsFile, releasesFile, channelsFile, snapshotFile} {
-		if err := putVersion(ctx, to, strconv.FormatInt(versions[file], 10)+"."+file, f[file], old[file]); err != nil {
+		if err := putVersion(ctx, to, versionedKey(file, versions[file]), f[file], old[file]); err != nil {
 			return err
 		}
 	}
@@ -99,11 +98,10 @@ func (v *View) copyVersions(ctx context.Context, to bucket.Bucket, have *View) e
 
 // putVersion writes one file unless it is known to be there. One that has its
 // name and another content is no publisher's work and is written over.
-func putVersion(ctx context.Context, to bucket.Bucket, name string, b, known []byte) error {
+func putVersion(ctx context.Context, to bucket.Bucket, key string, b, known []byte) error {
 	if bytes.Equal(b, known) {
 		return nil
 	}
-	key := metadataPrefix + name
 	_, err := to.Put(ctx, key, bytes.NewReader(b), bucket.Condition{IfAbsent: true})
 	if errors.Is(err, bucket.ErrExists) {
 		got, _, gerr := get(ctx, to, key, bucket.GetOptions{}, int64(len(b)))
@@ -113,7 +111,7 @@ func putVersion(ctx context.Context, to bucket.Bucket, name string, b, known []b
 		_, err = to.Put(ctx, key, bytes.NewReader(b), bucket.Condition{})
 	}
 	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
+		return fmt.Errorf("write %s: %w", key, err)
 	}
 	return nil
 }

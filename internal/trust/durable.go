@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -43,8 +44,9 @@ type current struct {
 	Generation string         `json:"generation"`
 	Timestamp  release.Digest `json:"timestamp"` // of the timestamp.json that ETag is of
 	ETag       string         `json:"etag"`
-	Checked    time.Time      `json:"checked"` // by the machine's clock: the last whole refresh
-	Expires    time.Time      `json:"expires"` // the soonest of the generation's metadata
+	Checked    time.Time      `json:"checked"`    // by the machine's clock: the last whole refresh
+	LookAfter  time.Duration  `json:"look_after"` // since then: when to look for a new root
+	Expires    time.Time      `json:"expires"`    // the soonest of the generation's metadata
 	Floor      floor          `json:"floor"`
 }
 
@@ -153,7 +155,8 @@ func (d *durable) commit(st *state, s *set, etag string, ref, now time.Time) err
 			return err
 		}
 	}
-	c := current{Generation: gen, ETag: etag, Timestamp: release.DigestOf(s.files[timestampFile]), Checked: now, Floor: fl}
+	c := current{Generation: gen, ETag: etag, Timestamp: release.DigestOf(s.files[timestampFile]), Checked: now, Floor: fl,
+		LookAfter: rootInterval - rand.N(rootInterval/4)}
 	for _, l := range s.lives() {
 		if c.Expires.IsZero() || l.expires.Before(c.Expires) {
 			c.Expires = l.expires

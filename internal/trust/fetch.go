@@ -55,25 +55,66 @@ type fetchError struct{ err error }
 func (e *fetchError) Error() string { return e.err.Error() }
 func (e *fetchError) Unwrap() error { return e.err }
 
-// An update is one pass of the TUF client workflow (specification 5) by
+// An answer is what the bucket said to one request.
+type answer struct {
+	data []byte
+	etag string
+	err  error
+}
+
+// An update is one run of the TUF client workflow (specification 5) by
 // go-tuf's updater. It works in a scratch folder, because the updater writes
 // its cache without fsync and cannot live with a torn one.
+//
+// The updater asks for one object after the other. What it will ask for is
+// known or guessed before: it is had ahead, side by side, and as a bundle.
 type update struct {
 	ctx    context.Context // go-tuf's Fetcher knows no context
 	client *Client
 	ref    time.Time
-	local  files  // verified before
-	etag   string // of local's timestamp.json; afterwards of the one that was verified
+	local  files   // verified before
+	etag   string  // of local's timestamp.json; afterwards of the one that was verified
+	polled *answer // timestamp.json as it was found a moment ago; nil: not asked for
 
-	roots     files  // fetched in this pass
-	timestamp []byte // as fetched in this pass
+	early   map[string]*answer // what was asked for ahead, by name
+	carried map[string][]byte  // objects of a bundle, by key
+
+	roots     files  // fetched in this run
+	timestamp []byte // as fetched in this run
 	last      string // name of the file that was asked for last
 	lastBytes []byte
 }
 
-// run returns the new files.
+// run returns the new files. What was had ahead is not worth a refusal: then
+// each object is asked for once more, by itself and in the updater's order.
 func (u *update) run() (files, error) {
-	u.roots = files{}
+	local, etag := u.local, u.etag
+	got, err := u.workflow(true)
+	if err == nil || !u.worthAnother(err) {
+		return got, err
+	}
+	if len(u.carried) > 0 {
+		u.client.log().Warn("metadata were refused; reading them without the bundle", "err", err)
+	}
+	u.local, u.etag, u.polled, u.carried = local, etag, nil, nil
+	return u.workflow(false)
+}
+
+// worthAnother reports whether err can come of a bundle, or of a root that was
+// written between two answers.
+func (u *update) worthAnother(err error) bool {
+	if errors.Is(err, bucket.ErrTooLarge) {
+		return false
+	}
+	refused := errors.Is(err, ErrUntrusted) || errors.Is(err, ErrRollback) || errors.Is(err, ErrExpired)
+	return refused && len(u.carried) > 0 || errors.Is(err, ErrUntrusted) && len(u.local) > 0
+}
+
+func (u *update) workflow(ahead bool) (files, error) {
+	u.roots, u.early, u.timestamp = files{}, map[string]*answer{}, nil
+	if ahead {
+		u.askAhead()
+	}
 	if u.local.roots() == 0 {
 		b, err := u.DownloadFile(baseURL+metadataPrefix+rootFile(1), maxRootBytes, 0)
 		if err != nil {
@@ -83,6 +124,9 @@ func (u *update) run() (files, error) {
 			return nil, err
 		}
 		u.local = files{rootFile(1): b}
+		if ahead {
+			u.askAheadOfState()
+		}
 	}
 	got, err := u.pass(u.local)
 	if err != nil {
@@ -182,41 +226,49 @@ func (u *update) collect(local files, dir string, newest int64) (files, error) {
 	return got, nil
 }
 
-// DownloadFile implements go-tuf's fetcher.Fetcher over the bucket.
+// DownloadFile implements go-tuf's fetcher.Fetcher over what was had ahead and
+// the bucket.
 func (u *update) DownloadFile(url string, max int64, _ time.Duration) ([]byte, error) {
 	key := strings.TrimPrefix(url, baseURL)
 	name := strings.TrimPrefix(key, metadataPrefix)
 	u.last, u.lastBytes = name, nil
+	if b, ok := u.carried[key]; ok && int64(len(b)) <= max {
+		u.lastBytes = b
+		return b, nil
+	}
+	a := u.early[name]
+	if a == nil {
+		a = u.ask(name, max)
+	}
 	if name == timestampFile {
-		return u.downloadTimestamp(key, max)
+		u.early[name] = a // another pass sees the same
 	}
-	b, _, err := get(u.ctx, u.client.Bucket, key, bucket.GetOptions{}, max)
-	if err != nil {
-		return nil, u.failed(name, max, err)
+	if a.err != nil {
+		return nil, u.failed(name, max, a.err)
 	}
-	if strings.HasSuffix(name, ".root.json") {
-		u.roots[name] = b
+	switch {
+	case name == timestampFile:
+		u.timestamp, u.etag = a.data, a.etag
+	case strings.HasSuffix(name, ".root.json"):
+		u.roots[name] = a.data
 	}
-	u.lastBytes = b
-	return b, nil
+	u.lastBytes = a.data
+	return a.data, nil
 }
 
-// downloadTimestamp asks for a timestamp.json other than the one verified
-// last. A false "not modified" is no more than a freeze: the old bytes are
-// verified again, and expire.
-func (u *update) downloadTimestamp(key string, max int64) ([]byte, error) {
-	if u.timestamp == nil {
-		b, obj, err := get(u.ctx, u.client.Bucket, key, bucket.GetOptions{IfNoneMatch: u.etag}, max)
-		switch {
-		case errors.Is(err, bucket.ErrNotModified) && u.etag != "":
-			b, obj.ETag = u.local[timestampFile], u.etag
-		case err != nil:
-			return nil, u.failed(timestampFile, max, err)
-		}
-		u.timestamp, u.etag = b, obj.ETag
+// ask reads one metadata file from the bucket: timestamp.json only if it is
+// another than the one verified last. A false "not modified" is no more than a
+// freeze: the old bytes are verified again, and expire.
+func (u *update) ask(name string, max int64) *answer {
+	var o bucket.GetOptions
+	if name == timestampFile {
+		o.IfNoneMatch = u.etag
 	}
-	u.lastBytes = u.timestamp
-	return u.timestamp, nil
+	b, obj, err := get(u.ctx, u.client.Bucket, metadataPrefix+name, o, max)
+	if o.IfNoneMatch != "" && errors.Is(err, bucket.ErrNotModified) {
+		return &answer{data: u.local[timestampFile], etag: u.etag}
+	}
+	return &answer{b, obj.ETag, err}
 }
 
 // failed turns the bucket's error into what go-tuf expects, or carries it

@@ -14,7 +14,7 @@ import (
 // FuzzRefresh puts any bytes in the place of any metadata in the bucket. A
 // client never panics, and takes no other state than the one that was signed.
 func FuzzRefresh(f *testing.F) {
-	w := newWorld(f)
+	w := newBareWorld(f)
 	w.publish()
 	objects := copyBucket(f, w.bucket)
 	names := []string{"1.root.json", "2.root.json", timestampFile, "2.snapshot.json", "1.targets.json", "2.releases.json", "2.channels.json"}

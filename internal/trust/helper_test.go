@@ -42,6 +42,19 @@ type world struct {
 
 func newWorld(t testing.TB) *world { return newWorldIn(t, bucket.NewMem()) }
 
+// newBareWorld is a project whose objects are only there one by one, so that
+// no bundle makes up for what is done to them.
+func newBareWorld(t testing.TB) *world { return newWorldIn(t, bare{bucket.NewMem()}) }
+
+type bare struct{ bucket.Bucket }
+
+func (b bare) Put(ctx context.Context, key string, body io.ReadSeeker, c bucket.Condition) (bucket.Object, error) {
+	if strings.HasPrefix(key, bundlePrefix) {
+		return bucket.Object{}, nil
+	}
+	return b.Bucket.Put(ctx, key, body, c)
+}
+
 func newWorldIn(t testing.TB, b bucket.Bucket) *world {
 	t.Helper()
 	w := &world{t: t, bucket: b, keys: Keys{testKey("ops"), testKey("online")}, now: start}

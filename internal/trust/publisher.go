@@ -9,13 +9,11 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"slices"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/bootwell/bootwell/internal/bucket"
-	"github.com/bootwell/bootwell/internal/release"
 )
 
 // Keys are the signing keys of a solo project: Ops signs root, targets,
@@ -88,7 +86,7 @@ func (p *Publisher) Commit(ctx context.Context, base *View, c Change) (*View, er
 		return base, nil
 	}
 	p.renewStale(d, base)
-	v, err := p.publish(ctx, base, d, c.Blobs)
+	v, err := p.publish(ctx, base, d, c)
 	if err != nil {
 		return nil, fmt.Errorf("commit: %w", err)
 	}
@@ -120,7 +118,7 @@ func (p *Publisher) Resign(ctx context.Context) (*View, error) {
 	if err := p.renewRoot(ctx, base, d); err != nil {
 		return nil, fmt.Errorf("resign: %w", err)
 	}
-	v, err := p.publish(ctx, base, d, nil)
+	v, err := p.publish(ctx, base, d, Change{})
 	if err != nil {
 		return nil, fmt.Errorf("resign: %w", err)
 	}
@@ -177,8 +175,8 @@ func (p *Publisher) draft(base *View) (*draft, error) {
 	return d, errors.Join(errs[:]...)
 }
 
-// publish writes blobs and draft, and commits.
-func (p *Publisher) publish(ctx context.Context, base *View, d *draft, blobs map[string][]byte) (*View, error) {
+// publish writes the objects of c and the draft, and commits.
+func (p *Publisher) publish(ctx context.Context, base *View, d *draft, c Change) (*View, error) {
 	if err := d.ready(); err != nil {
 		return nil, err
 	}
@@ -193,17 +191,9 @@ func (p *Publisher) publish(ctx context.Context, base *View, d *draft, blobs map
 			}
 		}()
 	}
-	for _, name := range slices.Sorted(maps.Keys(blobs)) {
-		if err := putTarget(ctx, d.bucket, name, blobs[name]); err != nil {
-			return nil, err
-		}
-	}
-	if err := d.write(ctx); err != nil {
-		return nil, err
-	}
-	s, err := verify(p.Client.Anchor, d.files, p.Client.Time())
+	s, err := p.writeObjects(ctx, base, d, c)
 	if err != nil {
-		return nil, fmt.Errorf("what was signed does not verify: %w", err)
+		return nil, err
 	}
 	etag, err := p.writeTimestamp(ctx, base, d.files[timestampFile])
 	if err != nil {
@@ -218,7 +208,7 @@ func (p *Publisher) publish(ctx context.Context, base *View, d *draft, blobs map
 // putTarget writes one blob under its digest. What is there already is
 // compared, since a half-trusted hand may have put something else.
 func putTarget(ctx context.Context, b bucket.Bucket, name string, blob []byte) error {
-	t := Target{Name: name, Size: int64(len(blob)), Digest: release.DigestOf(blob)}
+	t := targetOf(name, blob)
 	_, err := b.Put(ctx, t.key(), bytes.NewReader(blob), bucket.Condition{IfAbsent: true})
 	if errors.Is(err, bucket.ErrExists) {
 		got, _, gerr := get(ctx, b, t.key(), bucket.GetOptions{}, t.Size)

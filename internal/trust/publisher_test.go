@@ -152,7 +152,7 @@ func TestCommit_WritesOnlyWhatChanged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := count.Traffic().Puts; n != 4 { // blob, channels, snapshot, timestamp
+	if n := count.Traffic().Puts; n != 6 { // blob, channels, snapshot, two bundles, timestamp
 		t.Fatalf("%d writes", n)
 	}
 	if got := v.set.versions(); got[releasesFile] != 2 || got[channelsFile] != 3 || got[targetsFile] != 1 {
@@ -206,7 +206,7 @@ func TestCommit_NeedsTheProjectsKeys(t *testing.T) {
 // Commits that one after the other stop before each of their writes leave what
 // is visible as it was, and the next publisher goes on.
 func TestCommit_KilledAtEachPoint(t *testing.T) {
-	const writes = 6 // two blobs, releases, channels, snapshot, timestamp
+	const writes = 8 // two blobs, releases, channels, snapshot, two bundles, timestamp
 	w := newWorld(t)
 	w.publish()
 	for skip := range writes {
@@ -258,7 +258,7 @@ func TestCommit_SkipsManyLeftOvers(t *testing.T) {
 
 // The answer to each write gets lost once; a lower layer asks again.
 func TestCommit_LostAnswers(t *testing.T) {
-	for skip := range 6 {
+	for skip := range 8 {
 		w := newWorld(t)
 		v := w.publish()
 		w.pub.Client.Bucket = again{bucket.NewFaults(w.bucket, bucket.Fault{Kind: bucket.FaultLost, Method: "Put", Skip: skip, Times: 1})}
@@ -602,7 +602,7 @@ func TestResign_WithTheOnlineKeyAlone(t *testing.T) {
 }
 
 func TestResign_KilledAtEachPoint(t *testing.T) {
-	for skip := range 6 { // root, targets, releases, channels, snapshot, timestamp
+	for skip := range 8 { // root, targets, releases, channels, snapshot, two bundles, timestamp
 		w := newWorld(t)
 		w.publish()
 		w.now = start.Add(200 * 24 * time.Hour)

@@ -30,6 +30,7 @@ type draft struct {
 	snapshot  *metadata.Metadata[metadata.SnapshotType]
 	roles     map[string]*metadata.Metadata[metadata.TargetsType] // by file: targets, releases, channels
 	dirty     []string                                            // files of roles to sign anew
+	next      int64                                               // version of the timestamp; 0: not signed yet
 	files     files
 }
 
@@ -169,9 +170,9 @@ func writeNew[T metadata.Roles](ctx context.Context, d *draft, file string, m *m
 			return err
 		}
 		if len(b) > limit {
-			return fmt.Errorf("sign %s: %d bytes is over the limit of %d; remove old releases first", file, len(b), limit)
+			return tooLong(file, len(b), limit)
 		}
-		_, err = d.bucket.Put(ctx, metadataPrefix+strconv.FormatInt(version, 10)+"."+file, bytes.NewReader(b), bucket.Condition{IfAbsent: true})
+		_, err = d.bucket.Put(ctx, versionedKey(file, version), bytes.NewReader(b), bucket.Condition{IfAbsent: true})
 		if errors.Is(err, bucket.ErrExists) {
 			continue
 		}
@@ -224,8 +225,58 @@ func (d *draft) ready() error {
 	return nil
 }
 
-// write signs and writes the dirty roles and the snapshot over them, and
-// signs the timestamp, which it does not write.
+// signAll signs the dirty roles, the snapshot over them and the timestamp, each
+// with the version after its own, and returns the first two by their keys.
+func (d *draft) signAll() (map[string][]byte, error) {
+	out := map[string][]byte{}
+	for _, file := range []string{targetsFile, releasesFile, channelsFile} {
+		if !slices.Contains(d.dirty, file) {
+			continue
+		}
+		if err := signNext(d, file, d.roles[file], maxTargetsBytes, out); err != nil {
+			return nil, err
+		}
+		d.snapshot.Signed.Meta[file] = describe(d.files[file], *headOf(d.roles[file]).version)
+	}
+	if err := signNext(d, snapshotFile, d.snapshot, maxSnapshotBytes, out); err != nil {
+		return nil, err
+	}
+	return out, d.signTimestamp()
+}
+
+func signNext[T metadata.Roles](d *draft, file string, m *metadata.Metadata[T], limit int, out map[string][]byte) error {
+	version := *headOf(m).version + 1
+	b, err := sign(d, file, m, version)
+	if err != nil {
+		return err
+	}
+	if len(b) > limit {
+		return tooLong(file, len(b), limit)
+	}
+	d.files[file] = b
+	out[versionedKey(file, version)] = b
+	return nil
+}
+
+func tooLong(file string, size, limit int) error {
+	return fmt.Errorf("sign %s: %d bytes is over the limit of %d; remove old releases first", file, size, limit)
+}
+
+// signTimestamp signs the timestamp over the snapshot. Its version is the one
+// after the state before, however often it is signed.
+func (d *draft) signTimestamp() error {
+	if d.next == 0 {
+		d.next = d.timestamp.Signed.Version + 1
+	}
+	d.timestamp.Signed.Meta[snapshotFile] = describe(d.files[snapshotFile], d.snapshot.Signed.Version)
+	b, err := sign(d, timestampFile, d.timestamp, d.next)
+	d.files[timestampFile] = b
+	return err
+}
+
+// write signs and writes the dirty roles and the snapshot over them one after
+// the other, past the versions that are taken, and signs the timestamp, which
+// it does not write.
 func (d *draft) write(ctx context.Context) error {
 	for _, file := range []string{targetsFile, releasesFile, channelsFile} {
 		if !slices.Contains(d.dirty, file) {
@@ -239,10 +290,7 @@ func (d *draft) write(ctx context.Context) error {
 	if err := writeNew(ctx, d, snapshotFile, d.snapshot, maxSnapshotBytes); err != nil {
 		return err
 	}
-	d.timestamp.Signed.Meta[snapshotFile] = describe(d.files[snapshotFile], d.snapshot.Signed.Version)
-	b, err := sign(d, timestampFile, d.timestamp, d.timestamp.Signed.Version+1)
-	d.files[timestampFile] = b
-	return err
+	return d.signTimestamp()
 }
 
 // describe returns what a snapshot or timestamp says of another file.

@@ -37,7 +37,10 @@ var (
 
 // When a [Client.Poll] asks for a Refresh although timestamp.json is as it was.
 const (
-	rootInterval = time.Hour      // since the last look for a new root
+	// rootInterval is the longest time between two looks for a new root. Each
+	// Refresh of a changed timestamp.json looks too, and whoever can hold back
+	// the one can hold back the other.
+	rootInterval = 24 * time.Hour
 	nearExpiry   = 24 * time.Hour // before the first metadata expires
 )
 
@@ -50,31 +53,39 @@ type Client struct {
 	Anchor release.Digest // of 1.root.json
 	Now    func() time.Time
 	Log    *slog.Logger
+
+	polled *answer // timestamp.json as the last Poll found it, for the next Refresh
+	known  *set    // verified last in this process
 }
 
 // Poll asks with one conditional GET whether timestamp.json differs from the
 // one last verified. It returns true also when a Refresh is due for another
-// reason: nothing verified yet, metadata near expiry, or an hour since the
-// last look for a new root. Nothing may be applied on its word.
+// reason: nothing verified yet, metadata near expiry, or a day since the last
+// look for a new root, less up to a quarter that is drawn anew each time.
+// Nothing may be applied on its word. What it found the next Refresh need not
+// ask for again.
 func (c *Client) Poll(ctx context.Context) (changed bool, err error) {
+	c.polled = nil
 	d := c.durable()
 	cur, ok := d.current()
 	now := c.now()
-	if !ok || cur.ETag == "" || now.Before(cur.Checked) || now.Sub(cur.Checked) >= rootInterval ||
+	if !ok || cur.ETag == "" || now.Before(cur.Checked) || now.Sub(cur.Checked) >= min(rootInterval, cur.LookAfter) ||
 		c.Time().Add(nearExpiry).After(cur.Expires) {
 		return true, nil
 	}
-	short, cancel := context.WithTimeout(ctx, fetchTimeout)
-	defer cancel()
-	r, obj, err := c.Bucket.Get(short, metadataPrefix+timestampFile, bucket.GetOptions{IfNoneMatch: cur.ETag})
-	if errors.Is(err, bucket.ErrNotModified) {
+	b, obj, err := get(ctx, c.Bucket, metadataPrefix+timestampFile, bucket.GetOptions{IfNoneMatch: cur.ETag}, maxTimestampBytes)
+	switch {
+	case errors.Is(err, bucket.ErrNotModified):
+		return false, nil
+	case errors.Is(err, bucket.ErrTooLarge):
+		return true, nil // Refresh says so
+	case err != nil:
+		return false, fmt.Errorf("poll: %w", err)
+	case obj.ETag == cur.ETag:
 		return false, nil
 	}
-	if err != nil {
-		return false, fmt.Errorf("poll: %w", late(ctx, short, timestampFile, err))
-	}
-	r.Close()
-	return obj.ETag != cur.ETag, nil
+	c.polled = &answer{data: b, etag: obj.ETag}
+	return true, nil
 }
 
 // Refresh brings the metadata up to date and returns the verified view. When
@@ -102,6 +113,9 @@ func (c *Client) refresh(ctx context.Context, lax bool) (*View, error) {
 	if st.set != nil {
 		u.local, u.etag = st.set.files, st.etag
 	}
+	if c.polled != nil {
+		u.polled, c.polled = c.polled, nil
+	}
 	got, err := u.run()
 	if err != nil {
 		return nil, fmt.Errorf("refresh: %w", err)
@@ -116,7 +130,9 @@ func (c *Client) refresh(ctx context.Context, lax bool) (*View, error) {
 	if err := d.commit(st, s, u.etag, ref, c.now()); err != nil {
 		return nil, fmt.Errorf("refresh: keep what was verified: %w", err)
 	}
-	return c.view(s, u.etag), nil
+	v := c.view(s, u.etag)
+	v.carry(u.carried)
+	return v, nil
 }
 
 // Last returns the view that was verified last, without network and even if

@@ -174,7 +174,9 @@ func TestPoll_IsOneRequestWhileNothingChanged(t *testing.T) {
 	poll(true, 1, 0) // until a refresh has verified it
 	mustRefresh(t, c)
 	poll(false, 1, 1)
-	w.now = w.now.Add(rootInterval)
+	w.now = w.now.Add(rootInterval * 3 / 4)
+	poll(false, 1, 1)
+	w.now = w.now.Add(rootInterval / 4)
 	poll(true, 0, 0) // look for a new root
 	before := count.Traffic()
 	mustRefresh(t, c)
@@ -234,7 +236,7 @@ func TestRefresh_SaysWhatIsMissing(t *testing.T) {
 		{"channels were deleted", metadataPrefix + "2.channels.json", false, bucket.ErrNotExist},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newBareWorld(t)
 			c := w.client()
 			if tt.cached {
 				mustRefresh(t, c)
@@ -254,7 +256,7 @@ func TestRefresh_SaysWhatIsMissing(t *testing.T) {
 func TestRefresh_PassesTheBucketsErrorsOn(t *testing.T) {
 	for _, want := range []error{bucket.ErrPermission, bucket.ErrNoBucket, bucket.ErrUnavailable, bucket.ErrTruncated} {
 		for _, key := range []string{"1.root.json", timestampFile, "2.snapshot.json", "2.releases.json"} {
-			w := newWorld(t)
+			w := newBareWorld(t)
 			w.publish()
 			c := w.client()
 			c.Bucket = bucket.NewFaults(w.bucket, bucket.Fault{Key: metadataPrefix + key, Err: want})

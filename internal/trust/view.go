@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -31,6 +33,9 @@ type View struct {
 	client  *Client
 	set     *set
 	etag    string // of the timestamp.json in set
+
+	mu      sync.Mutex
+	carried map[string][]byte // objects that are at hand, by key; guarded by mu
 }
 
 // maxTargetBytes bounds one target.
@@ -62,6 +67,9 @@ func (v *View) Fetch(ctx context.Context, name string) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("fetch %.200s: it is not among the signed targets: %w", name, bucket.ErrNotExist)
 	}
+	if b, ok := v.held(t.key()); ok && release.DigestOf(b) == t.Digest {
+		return b, nil
+	}
 	b, _, err := get(ctx, v.client.Bucket, t.key(), bucket.GetOptions{}, t.Size)
 	if errors.Is(err, bucket.ErrTooLarge) {
 		return nil, fmt.Errorf("fetch %s: more than the signed %d bytes: %w", name, t.Size, ErrUntrusted)
@@ -72,7 +80,38 @@ func (v *View) Fetch(ctx context.Context, name string) ([]byte, error) {
 	if got := release.DigestOf(b); got != t.Digest {
 		return nil, fmt.Errorf("fetch %s: digest is %v, signed is %v: %w", name, got, t.Digest, ErrUntrusted)
 	}
+	if strings.HasPrefix(name, roleChannels+"/") {
+		v.carry(map[string][]byte{t.key(): b}) // small, and asked for more than once
+	}
 	return b, nil
+}
+
+// Over returns b, the bucket of v, with what came along with the metadata in
+// front: those objects cost no request.
+func (v *View) Over(b bucket.Bucket) bucket.Bucket {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return bucket.Overlay(b, v.carried)
+}
+
+func (v *View) held(key string) ([]byte, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	b, ok := v.carried[key]
+	return b, ok
+}
+
+func (v *View) carry(objects map[string][]byte) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.carried == nil {
+		v.carried = map[string][]byte{}
+	}
+	maps.Copy(v.carried, objects)
+}
+
+func targetOf(name string, content []byte) Target {
+	return Target{Name: name, Size: int64(len(content)), Digest: release.DigestOf(content)}
 }
 
 // key returns the object that holds the target: its digest stands before the
