@@ -68,6 +68,7 @@ type Caps struct {
 	IfMatch  bool // Condition.IfMatch is atomic under races
 	ReadOnly bool // Put and Delete answer ErrUnsupported
 	NoList   bool // List answers ErrUnsupported
+	ListFrom bool // List begins after any key at once, and takes one request for each thousand objects
 }
 
 // A Bucket is a folder of objects. It is safe for concurrent use. All its

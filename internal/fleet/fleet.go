@@ -34,21 +34,20 @@ const (
 
 // A VM is one machine as its last report shows it.
 type VM struct {
-	Name        string          `json:"vm"`
-	Role        string          `json:"role"`
-	State       string          `json:"state"`
-	Release     string          `json:"release,omitempty"`
-	Wanted      string          `json:"wanted,omitempty"`
-	LastGood    string          `json:"last_good,omitempty"`
-	Reason      string          `json:"reason,omitempty"`
-	Step        string          `json:"step,omitempty"` // the step or check that failed
-	Fingerprint string          `json:"fingerprint,omitempty"`
-	Platform    string          `json:"platform,omitempty"`
-	Zone        string          `json:"zone,omitempty"`
-	Seen        time.Time       `json:"seen"` // when the report arrived, by the bucket's clock
-	Seconds     float64         `json:"seconds,omitempty"`
-	Warnings    []string        `json:"warnings,omitempty"`
-	Report      *release.Report `json:"-"`
+	Name        string    `json:"vm"`
+	Role        string    `json:"role"`
+	State       string    `json:"state"`
+	Release     string    `json:"release,omitempty"`
+	Wanted      string    `json:"wanted,omitempty"`
+	LastGood    string    `json:"last_good,omitempty"`
+	Reason      string    `json:"reason,omitempty"`
+	Step        string    `json:"step,omitempty"` // the step or check that failed
+	Fingerprint string    `json:"fingerprint,omitempty"`
+	Platform    string    `json:"platform,omitempty"`
+	Zone        string    `json:"zone,omitempty"`
+	Seen        time.Time `json:"seen"` // when the report arrived, by the bucket's clock
+	Seconds     float64   `json:"seconds,omitempty"`
+	Warnings    []string  `json:"warnings,omitempty"`
 }
 
 // A Role counts the VMs of one role.
@@ -138,19 +137,16 @@ var said = []string{
 // of itself is of a VM that has failed: nothing is known that would make it
 // healthy. Silence outweighs everything that was said.
 func NewVM(e store.ReportEntry, now time.Time) VM {
-	r := e.Report
+	r := e.Summary
 	v := VM{
 		Name: e.VM, Role: Clean(r.Role, 64), State: r.State, Release: Clean(r.Release, 16), Wanted: Clean(r.Wanted, 16),
-		LastGood: Clean(r.LastGood, 16), Reason: Clean(r.Reason, 400), Platform: Clean(r.Facts.Platform, 64), Zone: Clean(r.Facts.Zone, 64),
-		Seen: e.Modified, Report: r,
+		LastGood: Clean(r.LastGood, 16), Reason: Clean(r.Reason, 400), Platform: Clean(r.Platform, 64), Zone: Clean(r.Zone, 64),
+		Seen: e.Modified, Seconds: r.Seconds,
 	}
 	for _, w := range append([]string{e.Warn}, r.Warn...) {
 		if w != "" && len(v.Warnings) < 10 {
 			v.Warnings = append(v.Warnings, Clean(w, 300))
 		}
-	}
-	if r.Run != nil {
-		v.Seconds = r.Run.Seconds
 	}
 	known := slices.Contains(said, r.State)
 	if !known {
@@ -160,8 +156,8 @@ func NewVM(e store.ReportEntry, now time.Time) VM {
 		v.State = release.StateStale
 	}
 	if v.State == release.StateFailed {
-		if known {
-			v.Step, v.Reason = failedPart(r, v.Reason)
+		if known && r.Failed+r.Why != "" {
+			v.Step, v.Reason = Clean(r.Failed, 128), Clean(r.Why, 400)
 		}
 		v.Fingerprint = fingerprint(v.Role, v.Step, v.Reason)
 	}
@@ -169,39 +165,12 @@ func NewVM(e store.ReportEntry, now time.Time) VM {
 }
 
 // silent reports whether a VM that sent r so long ago should have sent more.
-func silent(r *release.Report, ago time.Duration) bool {
-	beat := r.Heartbeat.Std()
+func silent(r *release.Summary, ago time.Duration) bool {
+	beat := r.Heartbeat
 	if beat <= 0 || beat > maxHeartbeat {
 		beat = DefaultHeartbeat
 	}
 	return ago > beat+StaleGrace || r.State == release.StateApplying && ago > ApplyingLimit
-}
-
-// failedPart names the first step or check that failed and why.
-func failedPart(r *release.Report, reason string) (name, why string) {
-	if r.Run == nil {
-		return "", reason
-	}
-	for _, s := range r.Run.Steps {
-		if s.Result == release.ResultFailed {
-			why := s.Reason
-			if l := lastLine(s.Tail); l != "" {
-				why += ": " + l
-			}
-			return Clean(s.Name, 128), Clean(why, 400)
-		}
-	}
-	for _, c := range r.Run.Checks {
-		if c.Result == release.CheckFailed {
-			return "check " + Clean(c.Name, 128), Clean(c.Reason, 400)
-		}
-	}
-	return "", reason
-}
-
-func lastLine(s string) string {
-	s = strings.TrimSpace(s)
-	return s[strings.LastIndexByte(s, '\n')+1:]
 }
 
 var volatile = regexp.MustCompile(`0x[0-9a-f]+|[0-9a-f]{8,}|\d+`)

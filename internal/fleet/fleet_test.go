@@ -17,20 +17,30 @@ import (
 
 var now = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 
+// An entry is a report and what a list of all reports gives of it.
+type entry struct {
+	store.ReportEntry
+	report *release.Report
+}
+
+func entryOf(vm string, modified time.Time, r *release.Report) entry {
+	return entry{store.ReportEntry{VM: vm, Modified: modified, Summary: r.Summary()}, r}
+}
+
 // reported is a report that arrived ago before now.
-func reported(vm, role, state string, ago time.Duration) store.ReportEntry {
+func reported(vm, role, state string, ago time.Duration) entry {
 	r := &release.Report{Schema: 1, VM: vm, Role: role, State: state, Release: "r2", Heartbeat: release.Duration(24 * time.Hour)}
-	return store.ReportEntry{VM: vm, Modified: now.Add(-ago), Report: r}
+	return entryOf(vm, now.Add(-ago), r)
 }
 
 // with returns e after change.
-func with(e store.ReportEntry, change func(*release.Report)) store.ReportEntry {
-	change(e.Report)
-	return e
+func with(e entry, change func(*release.Report)) entry {
+	change(e.report)
+	return entryOf(e.VM, e.Modified, e.report)
 }
 
 // failedStep is a report of a VM on which a step failed.
-func failedStep(vm, role, step, reason, tail string) store.ReportEntry {
+func failedStep(vm, role, step, reason, tail string) entry {
 	return with(reported(vm, role, release.StateFailed, 0), func(r *release.Report) {
 		r.Reason = "a step failed"
 		r.Run = &release.Run{Seconds: 1.5, Steps: []release.StepResult{
@@ -41,10 +51,12 @@ func failedStep(vm, role, step, reason, tail string) store.ReportEntry {
 	})
 }
 
-func collect(f Filter, entries ...store.ReportEntry) *Status {
+func newVM(e entry, now time.Time) VM { return NewVM(e.ReportEntry, now) }
+
+func collect(f Filter, entries ...entry) *Status {
 	c := Collector{Now: now, Filter: f}
 	for _, e := range entries {
-		c.Add(e)
+		c.Add(e.ReportEntry)
 	}
 	return c.Status()
 }
@@ -85,7 +97,7 @@ func TestNewVM_State(t *testing.T) {
 		{"fine", 2*h + 1, h, "stale"},
 	} {
 		e := with(reported("i-1", "web", tt.state, tt.ago), func(r *release.Report) { r.Heartbeat = release.Duration(tt.beat) })
-		if got := NewVM(e, now).State; got != tt.want {
+		if got := newVM(e, now).State; got != tt.want {
 			t.Errorf("%q, %v ago, heartbeat %v: %q, want %q", tt.state, tt.ago, tt.beat, got, tt.want)
 		}
 	}
@@ -93,7 +105,7 @@ func TestNewVM_State(t *testing.T) {
 
 func TestNewVM_UnknownState(t *testing.T) {
 	e := with(failedStep("i-1", "web", "nginx", "exit status 1", ""), func(r *release.Report) { r.State = "fi\x1b[1mne" })
-	v := NewVM(e, now)
+	v := newVM(e, now)
 	if v.State != release.StateFailed || v.Step != "" || v.Reason != `unknown state "fi[1mne"` || v.Fingerprint == "" {
 		t.Errorf("%+v", v)
 	}
@@ -114,7 +126,7 @@ func TestNewVM_WhatFailed(t *testing.T) {
 	quiet := with(reported("i-1", "web", release.StateFailed, 0), func(r *release.Report) { r.Reason, r.Run = "signatures expired", &release.Run{} })
 	for _, tt := range []struct {
 		name       string
-		e          store.ReportEntry
+		e          entry
 		step, want string
 	}{
 		{"step", failedStep("i-1", "web", "nginx", "exit status 1", ""), "nginx", "exit status 1"},
@@ -124,18 +136,18 @@ func TestNewVM_WhatFailed(t *testing.T) {
 		{"no run", none, "", "the disk is full"},
 		{"run without a failure", quiet, "", "signatures expired"},
 	} {
-		if v := NewVM(tt.e, now); v.Step != tt.step || v.Reason != tt.want || v.Fingerprint == "" {
+		if v := newVM(tt.e, now); v.Step != tt.step || v.Reason != tt.want || v.Fingerprint == "" {
 			t.Errorf("%s: %q %q %q", tt.name, v.Step, v.Reason, v.Fingerprint)
 		}
 	}
-	if v := NewVM(reported("i-1", "web", "ok", 0), now); v.Step != "" || v.Fingerprint != "" {
+	if v := newVM(reported("i-1", "web", "ok", 0), now); v.Step != "" || v.Fingerprint != "" {
 		t.Errorf("a VM that works: %+v", v)
 	}
 }
 
 func TestNewVM_Bounds(t *testing.T) {
 	long := strings.Repeat("é", 5000)
-	v := NewVM(with(reported("i-1", long, "ok", 0), func(r *release.Report) {
+	v := newVM(with(reported("i-1", long, "ok", 0), func(r *release.Report) {
 		r.Reason, r.Release, r.Wanted, r.LastGood = long, long, long, long
 		r.Facts.Platform, r.Facts.Zone = long, long
 		for range 100 {
@@ -179,7 +191,7 @@ func TestFingerprint(t *testing.T) {
 }
 
 func TestStatus_Groups(t *testing.T) {
-	wants := func(e store.ReportEntry, rel string) store.ReportEntry {
+	wants := func(e entry, rel string) entry {
 		return with(e, func(r *release.Report) { r.Wanted = rel })
 	}
 	s := collect(Filter{},
@@ -209,10 +221,10 @@ func TestStatus_Groups(t *testing.T) {
 }
 
 func TestStatus_Counts(t *testing.T) {
-	at := func(e store.ReportEntry, rel string) store.ReportEntry {
+	at := func(e entry, rel string) entry {
 		return with(e, func(r *release.Report) { r.Release = rel })
 	}
-	entries := []store.ReportEntry{
+	entries := []entry{
 		reported("i-4", "web", "ok", 3*time.Hour),
 		at(reported("i-3", "web", "changed", time.Hour), "r1"),
 		reported("i-2", "web", "ok", 2*time.Hour),
@@ -243,10 +255,10 @@ func TestStatus_Counts(t *testing.T) {
 }
 
 func TestStatus_Healthy(t *testing.T) {
-	bad := store.ReportEntry{VM: "i-9", Modified: now, Err: errors.New("parse report: \x1b]0;gotcha\a\nit is torn")}
+	bad := entry{ReportEntry: store.ReportEntry{VM: "i-9", Modified: now, Err: errors.New("parse report: \x1b]0;gotcha\a\nit is torn")}}
 	for _, tt := range []struct {
 		name string
-		e    store.ReportEntry
+		e    entry
 		want bool
 	}{
 		{"ok", reported("i-1", "web", "ok", 0), true},
@@ -277,7 +289,7 @@ func TestStatus_Healthy(t *testing.T) {
 }
 
 func TestStatus_Filter(t *testing.T) {
-	entries := []store.ReportEntry{
+	entries := []entry{
 		reported("a", "web", "ok", 0),
 		reported("b", "web", "ok", 90*time.Hour),
 		reported("c", "db", "failed", 0),
@@ -310,7 +322,7 @@ func TestStatus_Filter(t *testing.T) {
 }
 
 func TestStatus_Warnings(t *testing.T) {
-	warns := func(vm string, w ...string) store.ReportEntry {
+	warns := func(vm string, w ...string) entry {
 		return with(reported(vm, "web", "ok", 0), func(r *release.Report) { r.Warn = w })
 	}
 	s := collect(Filter{}, warns("i-2", "clock is off", "disk is nearly full"), warns("i-1", "clock is off", "a\x1b[31m\nb"))
@@ -319,10 +331,10 @@ func TestStatus_Warnings(t *testing.T) {
 	}
 	odd := warns("i-1", "clock is off", "")
 	odd.Warn = "odd\nplace"
-	if got, want := NewVM(odd, now).Warnings, []string{"odd place", "clock is off"}; !slices.Equal(got, want) {
+	if got, want := newVM(odd, now).Warnings, []string{"odd place", "clock is off"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
-	var many []store.ReportEntry
+	var many []entry
 	for i := range 100 {
 		many = append(many, warns(fmt.Sprint("i-", i), fmt.Sprint("warning ", i)))
 	}

@@ -147,3 +147,39 @@ func FuzzParseReport(f *testing.F) {
 		}
 	})
 }
+
+func TestSummary(t *testing.T) {
+	long := strings.Repeat("é", 5000)
+	r := &Report{
+		VM: "i-1", Role: long, State: long, Release: long, Wanted: long, LastGood: long, Reason: long, Sequence: 7, Heartbeat: Duration(time.Hour),
+		Facts: Facts{Platform: long, Zone: long}, Warn: append([]string{"", long}, make([]string, 50)...),
+		Run: &Run{Seconds: 2.5, Steps: []StepResult{{Name: "a", Result: ResultChanged}, {Name: long, Result: ResultFailed, Reason: long, Tail: long}}},
+	}
+	s := r.Summary()
+	for _, text := range append(s.Warn, s.Role, s.State, s.Release, s.Wanted, s.LastGood, s.Reason, s.Platform, s.Zone, s.Failed, s.Why) {
+		if len(text) > maxSummaryText || len(text) < maxSummaryName {
+			t.Errorf("%d bytes: %.20q", len(text), text)
+		}
+	}
+	if s.VM != "i-1" || s.Sequence != 7 || s.Heartbeat != time.Hour || s.Seconds != 2.5 || len(s.Warn) != 1 {
+		t.Errorf("%+v", s)
+	}
+	for i := range 50 {
+		r.Warn[i+2] = fmt.Sprint("warning ", i)
+	}
+	if got := r.Summary().Warn; len(got) != MaxSummaryWarns {
+		t.Errorf("%d warnings", len(got))
+	}
+	r.Run = &Run{Steps: []StepResult{{Name: "nginx", Result: ResultFailed, Reason: "exit status 1", Tail: "one\ntwo\n\n"}}, Checks: []CheckResult{{Result: CheckFailed}}}
+	if s := r.Summary(); s.Failed != "nginx" || s.Why != "exit status 1: two" {
+		t.Errorf("%q: %q", s.Failed, s.Why)
+	}
+	r.Run.Steps[0].Result, r.Run.Checks[0] = ResultChanged, CheckResult{Name: "home", Result: CheckFailed, Reason: "status 502"}
+	if s := r.Summary(); s.Failed != "check home" || s.Why != "status 502" {
+		t.Errorf("%q: %q", s.Failed, s.Why)
+	}
+	r.Run.Checks[0].Result = CheckPassed
+	if s := r.Summary(); s.Failed+s.Why != "" {
+		t.Errorf("%q: %q", s.Failed, s.Why)
+	}
+}

@@ -7,67 +7,104 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/release"
 )
 
-// A foundReport is the object of one VM's report.
+// A foundReport is the object of one VM's report, and then what became of it.
 type foundReport struct {
 	folder string // below reports/
 	bucket.Object
 	crowded bool // there is much else below the VM's prefix
 	missing bool // and no report; Object is one of the others
+
+	summary *release.Summary // nil: not read, or err
+	fetched bool             // by a GET just now
+	err     error            // what is wrong with this one report
 }
 
-func (f foundReport) warn() string {
+func (f *foundReport) warn() string {
 	if !f.crowded {
 		return ""
 	}
 	return fmt.Sprintf("over %d other objects lie where only its report belongs: somebody uses its right to write", maxBeside)
 }
 
-// A reportWalk lists the reports. Each VM may write what it likes below its
-// own prefix; what that costs a reader is bounded by VM.
+// A reportWalk lists the reports, or those between two folders. Each VM may write
+// what it likes below its own prefix; what that costs a reader is bounded by VM.
 type reportWalk struct {
 	b      bucket.Bucket
-	found  []foundReport
-	vms    int
+	vms    *atomic.Int64            // of all walks of a listing
+	take   func(*foundReport) error // is told at once of what is found; may be nil
+	found  []*foundReport
 	folder string // in which the walk is
 	has    bool   // its report is found
 	beside int    // objects seen there that are no report
 }
 
-func (s *Store) listReports(ctx context.Context) ([]foundReport, error) {
-	w := &reportWalk{b: s.Bucket}
-	after := ""
+// listReports lists all reports, one for each VM. The folders in bounds, in the
+// order of their keys, are where the listing is cut into parts that are asked for
+// side by side; they need not be there. take is called by several goroutines.
+func (s *Store) listReports(ctx context.Context, bounds []string, take func(*foundReport) error) ([]*foundReport, error) {
+	var vms atomic.Int64
+	walks := make([]reportWalk, len(bounds)+1)
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(reportLists)
+	for i := range walks {
+		w := &walks[i]
+		*w = reportWalk{b: s.Bucket, vms: &vms, take: take}
+		var after, end string
+		if i > 0 {
+			after = behind(bounds[i-1])
+		}
+		if i < len(bounds) {
+			end = behind(bounds[i])
+		}
+		g.Go(func() error { return w.walk(ctx, after, end) })
+	}
+	err := g.Wait()
+	var found []*foundReport
+	for i := range walks {
+		found = append(found, walks[i].found...)
+	}
+	if err != nil {
+		return found, fmt.Errorf("list reports: %w", err)
+	}
+	return onePerVM(found), nil
+}
+
+// behind is a key after all objects of a folder and before those of the next:
+// "0" is what follows "/".
+func behind(folder string) string { return reportPrefix + folder + "0" }
+
+// walk goes over the objects after a key, up to end.
+func (w *reportWalk) walk(ctx context.Context, after, end string) error {
 	for {
 		var err error
-		after, err = w.from(ctx, after)
-		if err != nil {
-			return nil, fmt.Errorf("list reports: %w", err)
-		}
-		if after == "" {
-			break
+		if after, err = w.from(ctx, after, end); err != nil || after == "" {
+			return err
 		}
 	}
-	return onePerVM(w.found), nil
 }
 
 // name is the VM's, or the folder if that is no VM's.
-func (f foundReport) name() string { return cmp.Or(release.FolderVM(f.folder), f.folder) }
+func (f *foundReport) name() string { return cmp.Or(release.FolderVM(f.folder), f.folder) }
 
 // onePerVM sorts by VM and leaves out a VM's folder that anybody may have
 // written to when it has one that the bucket's rules confine it to.
-func onePerVM(found []foundReport) []foundReport {
-	slices.SortFunc(found, func(a, b foundReport) int {
+func onePerVM(found []*foundReport) []*foundReport {
+	slices.SortFunc(found, func(a, b *foundReport) int {
 		order := cmp.Or(strings.Compare(a.name(), b.name()), b.Modified.Compare(a.Modified))
 		if ca := a.folder != a.name(); a.name() == b.name() && ca != (b.folder != b.name()) {
 			order = map[bool]int{true: -1, false: 1}[ca]
 		}
 		return order
 	})
-	return slices.CompactFunc(found, func(a, b foundReport) bool { return a.name() == b.name() })
+	return slices.CompactFunc(found, func(a, b *foundReport) bool { return a.name() == b.name() })
 }
 
 // ofVM reads an object of a VM from its folder, which a list finds: only that
@@ -75,7 +112,7 @@ func onePerVM(found []foundReport) []foundReport {
 // reads from the folder of the VM's name.
 func (s *Store) ofVM(ctx context.Context, vm string, key func(folder string) string, limit int64) ([]byte, error) {
 	folder := vm
-	found, err := s.listReports(ctx)
+	found, err := s.listReports(ctx, nil, nil)
 	if err != nil && !errors.Is(err, bucket.ErrPermission) && !errors.Is(err, bucket.ErrUnsupported) {
 		return nil, err
 	}
@@ -88,50 +125,63 @@ func (s *Store) ofVM(ctx context.Context, vm string, key func(folder string) str
 	return b, err
 }
 
-// from walks over the objects after a key. It stops in a crowd, and returns
-// from where to go on; "" at the end.
-func (w *reportWalk) from(ctx context.Context, after string) (string, error) {
+// from walks over the objects after a key, up to end ("": all). It stops in a
+// crowd, and returns from where to go on; "" at the end.
+func (w *reportWalk) from(ctx context.Context, after, end string) (string, error) {
 	for o, err := range w.b.List(ctx, reportPrefix, after) {
 		if err != nil {
 			return "", err
+		}
+		if end != "" && o.Key > end {
+			return "", nil
 		}
 		folder, name, below := strings.Cut(strings.TrimPrefix(o.Key, reportPrefix), "/")
 		if !below {
 			continue
 		}
 		if folder != w.folder {
-			if w.vms++; w.vms > maxVMs {
+			if w.vms.Add(1) > maxVMs {
 				return "", fmt.Errorf("over %d VMs: %w", maxVMs, bucket.ErrTooLarge)
 			}
 			w.folder, w.has, w.beside = folder, false, 0
 		}
 		if name == reportFile {
-			w.found, w.has = append(w.found, foundReport{folder: folder, Object: o}), true
+			w.has = true
+			if err := w.add(&foundReport{folder: folder, Object: o}); err != nil {
+				return "", err
+			}
 			continue
 		}
 		if w.beside++; w.beside > maxBeside {
-			// "0" is what follows "/", so nothing of the next VM is left out.
-			return reportPrefix + folder + "0", w.crowd(ctx, o)
+			return behind(folder), w.crowd(ctx, o)
 		}
 	}
 	return "", nil
 }
 
+func (w *reportWalk) add(f *foundReport) error {
+	w.found = append(w.found, f)
+	if w.take == nil {
+		return nil
+	}
+	return w.take(f)
+}
+
 // crowd looks for the report of a VM among many other objects, of which o is one.
 func (w *reportWalk) crowd(ctx context.Context, o bucket.Object) error {
-	if !w.has {
-		f := foundReport{folder: w.folder, Object: o, missing: true}
-		for r, err := range w.b.List(ctx, reportKey(w.folder), "") {
-			if err != nil {
-				return err
-			}
-			if r.Key == reportKey(w.folder) {
-				f = foundReport{folder: w.folder, Object: r}
-			}
-			break
-		}
-		w.found = append(w.found, f)
+	if w.has {
+		w.found[len(w.found)-1].crowded = true
+		return nil
 	}
-	w.found[len(w.found)-1].crowded = true
-	return nil
+	f := &foundReport{folder: w.folder, Object: o, missing: true, crowded: true}
+	for r, err := range w.b.List(ctx, reportKey(w.folder), "") {
+		if err != nil {
+			return err
+		}
+		if r.Key == reportKey(w.folder) {
+			f.Object, f.missing = r, false
+		}
+		break
+	}
+	return w.add(f)
 }

@@ -7,8 +7,10 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/release"
 	"github.com/bootwell/bootwell/internal/trust"
 )
 
@@ -48,12 +50,6 @@ func ReadAny(ctx context.Context, b bucket.Bucket, f func() error) error {
 	return err
 }
 
-// A ReportSource is one of the buckets to which the VMs of a project report.
-type ReportSource struct {
-	Store    *Store
-	CacheDir string // as for [Store.Reports]
-}
-
 // MergeReports yields every VM's newest report of all sources, in the order
 // of their names. A source that fails is told to failed, by its index, and what
 // it has not given by then is left out.
@@ -61,10 +57,17 @@ func MergeReports(ctx context.Context, sources []ReportSource, failed func(sourc
 	return func(yield func(ReportEntry) bool) {
 		heads := make([]*reportHead, len(sources))
 		for i, src := range sources {
-			next, stop := iter.Pull2(src.Store.Reports(ctx, src.CacheDir))
+			next, stop := iter.Pull2(src.Reports(ctx))
 			defer stop()
 			heads[i] = &reportHead{next: next, failed: func(err error) { failed(i, err) }}
-			heads[i].advance()
+		}
+		var first sync.WaitGroup
+		for _, h := range heads {
+			first.Go(func() { h.entry, h.err, h.ok = h.next() })
+		}
+		first.Wait()
+		for _, h := range heads {
+			h.told()
 		}
 		for {
 			var best *reportHead
@@ -97,22 +100,28 @@ type reportHead struct {
 	next   func() (ReportEntry, error, bool)
 	failed func(error)
 	entry  ReportEntry
+	err    error
 	ok     bool
 }
 
 func (h *reportHead) advance() {
-	var err error
-	if h.entry, err, h.ok = h.next(); h.ok && err != nil {
+	h.entry, h.err, h.ok = h.next()
+	h.told()
+}
+
+// told passes on that the source failed.
+func (h *reportHead) told() {
+	if h.ok && h.err != nil {
 		h.ok = false
-		h.failed(err)
+		h.failed(h.err)
 	}
 }
 
 // newer reports whether e tells later news of its VM than f. A VM counts its
 // reports; where one of the two cannot be read, the servers' times decide.
 func (e ReportEntry) newer(f ReportEntry) bool {
-	if e.Report != nil && f.Report != nil && e.Report.Sequence != f.Report.Sequence {
-		return e.Report.Sequence > f.Report.Sequence
+	if e.Summary != nil && f.Summary != nil && e.Summary.Sequence != f.Summary.Sequence {
+		return e.Summary.Sequence > f.Summary.Sequence
 	}
 	return e.Modified.After(f.Modified)
 }
@@ -120,19 +129,18 @@ func (e ReportEntry) newer(f ReportEntry) bool {
 // NewestReport returns a VM's newest report of all stores, and the index of the
 // store that has it. bucket.ErrNotExist if no store has one; another error only
 // if none could give one.
-func NewestReport(ctx context.Context, stores []*Store, vm string) (e ReportEntry, at int, err error) {
-	e = ReportEntry{VM: vm, key: vm}
+func NewestReport(ctx context.Context, stores []*Store, vm string) (newest *release.Report, at int, err error) {
 	for i, s := range stores {
 		r, rerr := s.Report(ctx, vm)
 		switch {
-		case rerr == nil && (e.Report == nil || r.Sequence > e.Report.Sequence):
-			e.Report, at = r, i
+		case rerr == nil && (newest == nil || r.Sequence > newest.Sequence):
+			newest, at = r, i
 		case rerr != nil && (err == nil || errors.Is(err, bucket.ErrNotExist)):
 			err = rerr
 		}
 	}
-	if e.Report != nil {
-		return e, at, nil
+	if newest != nil {
+		return newest, at, nil
 	}
-	return e, 0, fmt.Errorf("report of %s: %w", vm, err)
+	return nil, 0, fmt.Errorf("report of %s: %w", vm, err)
 }

@@ -54,11 +54,11 @@ func TestMergeReports(t *testing.T) {
 	failures := map[int]error{}
 	sources := []ReportSource{{Store: &Store{Bucket: main}}, {Store: &Store{Bucket: dead}}, {Store: &Store{Bucket: west}, CacheDir: t.TempDir()}}
 	for e := range MergeReports(t.Context(), sources, func(i int, err error) { failures[i] = err }) {
-		if e.Report == nil {
+		if e.Summary == nil {
 			got = append(got, e.VM+" unreadable")
 			continue
 		}
-		got = append(got, fmt.Sprintf("%s %d", e.VM, e.Report.Sequence))
+		got = append(got, fmt.Sprintf("%s %d", e.VM, e.Summary.Sequence))
 	}
 	want := []string{`"\"x" unreadable`, "a 1", "b 2", "c 4", "d 1", "e 1", "f unreadable", "z 7"}
 	if !slices.Equal(got, want) {
@@ -86,13 +86,13 @@ func TestNewestReport(t *testing.T) {
 	}
 	said(t, main, "a", 2)
 	said(t, west, "a", 1)
-	if e, at, err := NewestReport(t.Context(), stores, "a"); err != nil || at != 0 || e.Report.Sequence != 2 {
-		t.Errorf("%+v at %d: %v", e.Report, at, err)
+	if e, at, err := NewestReport(t.Context(), stores, "a"); err != nil || at != 0 || e.Sequence != 2 {
+		t.Errorf("%+v at %d: %v", e, at, err)
 	}
 	said(t, west, "a", 3)
 	stores[0].Bucket = dead
-	if e, at, err := NewestReport(t.Context(), stores, "a"); err != nil || at != 1 || e.Report.Sequence != 3 {
-		t.Errorf("%+v at %d: %v", e.Report, at, err)
+	if e, at, err := NewestReport(t.Context(), stores, "a"); err != nil || at != 1 || e.Sequence != 3 {
+		t.Errorf("%+v at %d: %v", e, at, err)
 	}
 	if _, _, err := NewestReport(t.Context(), stores, "b"); !errors.Is(err, bucket.ErrUnavailable) {
 		t.Errorf("none, and one that cannot be asked: %v", err)

@@ -67,7 +67,9 @@ func Open(_ context.Context, rawURL string, o Options) (*Bucket, error) {
 }
 
 // Caps promises atomic conditions.
-func (b *Bucket) Caps() bucket.Caps { return bucket.Caps{IfAbsent: true, IfMatch: true} }
+func (b *Bucket) Caps() bucket.Caps {
+	return bucket.Caps{IfAbsent: true, IfMatch: true, ListFrom: true}
+}
 
 // Location returns what the bucket was opened with.
 func (b *Bucket) Location() Location { return b.at }

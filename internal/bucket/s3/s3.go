@@ -107,7 +107,9 @@ func region(ctx context.Context, at Location, sources []Source) string {
 }
 
 // Caps promises atomic conditions.
-func (b *Bucket) Caps() bucket.Caps { return bucket.Caps{IfAbsent: true, IfMatch: true} }
+func (b *Bucket) Caps() bucket.Caps {
+	return bucket.Caps{IfAbsent: true, IfMatch: true, ListFrom: true}
+}
 
 // Location returns what the bucket was opened with.
 func (b *Bucket) Location() Location { return b.at }

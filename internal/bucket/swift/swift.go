@@ -69,7 +69,7 @@ func Open(ctx context.Context, rawURL string, o Options) (*Bucket, error) {
 // Caps promises nothing that is atomic. With temporary URLs there is no
 // listing; that is known once the credentials are.
 func (b *Bucket) Caps() bucket.Caps {
-	return bucket.Caps{NoList: b.auth.temporary.Load(), ReadOnly: b.auth.readOnly.Load()}
+	return bucket.Caps{ListFrom: true, NoList: b.auth.temporary.Load(), ReadOnly: b.auth.readOnly.Load()}
 }
 
 // Location returns what the bucket was opened with.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 	"unicode/utf8"
@@ -121,9 +122,9 @@ func (w *workspace) channelNow(ctx context.Context, name string) (*trust.View, *
 // have reported while the bucket was away from them.
 func (w *workspace) collect(ctx context.Context, f fleet.Filter, mirrors []mirrorRow) (*fleet.Status, error) {
 	c := fleet.Collector{Now: time.Now(), Filter: f}
-	n := 0
 	var trouble error
 	sources := w.reportSources(mirrors)
+	showProgress(w.s, sources)
 	failed := func(i int, err error) {
 		if sources[i].Store == w.main && (len(mirrors) == 0 || !elsewhere(err)) || ctx.Err() != nil {
 			trouble = err
@@ -133,13 +134,32 @@ func (w *workspace) collect(ctx context.Context, f fleet.Filter, mirrors []mirro
 	}
 	for e := range store.MergeReports(ctx, sources, failed) {
 		c.Add(e)
-		n++
-		w.s.Update("  read %s", cli.Plural(n, "report"))
 	}
 	if trouble != nil {
 		return nil, fmt.Errorf("read reports: %w", trouble)
 	}
 	return c.Status(), nil
+}
+
+// showProgress has the sources tell how many reports were found and read.
+func showProgress(s *cli.Session, sources []store.ReportSource) {
+	var mu sync.Mutex
+	found, read := make([]int, len(sources)), make([]int, len(sources))
+	for i := range sources {
+		sources[i].Progress = func(f, r int) {
+			mu.Lock()
+			defer mu.Unlock()
+			found[i], read[i] = f, r
+			s.Update("  read %d of %s", sum(read), cli.Plural(sum(found), "report"))
+		}
+	}
+}
+
+func sum(list []int) (n int) {
+	for _, x := range list {
+		n += x
+	}
+	return n
 }
 
 // elsewhere reports whether a bucket that fails so may leave VMs to report to
@@ -370,7 +390,7 @@ func openReport(ctx context.Context, s *cli.Session, name string) ([]*store.Stor
 		return nil, nil, err
 	}
 	stores := w.reportStores(ctx)
-	e, at, err := store.NewestReport(ctx, stores, name)
+	r, at, err := store.NewestReport(ctx, stores, name)
 	if errors.Is(err, bucket.ErrNotExist) {
 		return nil, nil, cli.Hint(cli.NoMatch("no VM called %s has reported", name), "see them with: bootwell status --vms")
 	}
@@ -378,7 +398,7 @@ func openReport(ctx context.Context, s *cli.Session, name string) ([]*store.Stor
 		return nil, nil, err
 	}
 	stores[0], stores[at] = stores[at], stores[0]
-	return stores, e.Report, nil
+	return stores, r, nil
 }
 
 // reportStores opens the bucket and the mirrors that VMs can write to.
