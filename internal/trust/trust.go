@@ -130,6 +130,7 @@ func (c *Client) refresh(ctx context.Context, lax bool) (*View, error) {
 	if err := d.commit(st, s, u.etag, ref, c.now()); err != nil {
 		return nil, fmt.Errorf("refresh: keep what was verified: %w", err)
 	}
+	c.known = s
 	v := c.view(s, u.etag)
 	v.carry(u.carried)
 	return v, nil
