@@ -75,7 +75,7 @@ func (w *World) start(binary string, o Options) error {
 		}
 		w.dir, w.made = dir, true
 	}
-	for _, d := range append([]string{"iam"}, prefixed("data/", o.Buckets)...) {
+	for _, d := range append([]string{"iam", "data"}, prefixed("data/", o.Buckets)...) {
 		if err := os.MkdirAll(filepath.Join(w.dir, d), 0o755); err != nil {
 			return err
 		}
