@@ -34,6 +34,7 @@ type Agent struct {
 	Log     *slog.Logger     // nil: silent
 	Now     func() time.Time // nil: time.Now
 	Version string           // of the agent
+	Began   *Beginning       // of the process, for the timing of runs; nil: with the call
 	Events  func(Event)      // nil: nobody listens; called from one goroutine at a time
 
 	// Command runs a program of the system (systemctl, shutdown) and returns
@@ -72,17 +73,20 @@ func (a *Agent) Run(ctx context.Context, o Options) (*release.Report, error) {
 		return a.cannotStart(ctx, err)
 	}
 	defer unlock()
-	return a.run(ctx, o)
+	return a.run(ctx, o, newTimeline(a.Began))
 }
 
 // run is Run under the lock.
-func (a *Agent) run(ctx context.Context, o Options) (*release.Report, error) {
+func (a *Agent) run(ctx context.Context, o Options, times *timeline) (*release.Report, error) {
 	a.at("Locked")
+	from := time.Now()
 	s, err := a.open(o)
 	if err != nil {
 		return a.cannotStart(ctx, err)
 	}
 	defer s.close()
+	s.times = times
+	s.phase("open", from)
 	return s.run(ctx)
 }
 
@@ -175,7 +179,8 @@ type session struct {
 	trust   *trust.Client
 	store   *store.Store
 	view    *trust.View
-	phases  map[string]float64
+	times   *timeline
+	ended   *release.Run // the last run of this call that has a result
 
 	problem error // why the bucket's word could not be had or used
 	errs    []error
@@ -195,7 +200,7 @@ func (a *Agent) open(o Options) (*session, error) {
 	}
 	clearLeftovers(p.State(), "state.json", "journal.json", "steps.json", "status.json", "current", "last-good")
 	clearLeftovers(p.Runs(), "")
-	s := &session{Agent: a, Options: o, now: a.time(), boot: bootID(p), phases: map[string]float64{}}
+	s := &session{Agent: a, Options: o, now: a.time(), boot: bootID(p)}
 	var note string
 	var err error
 	if s.state, note, err = loadState(p); err != nil {

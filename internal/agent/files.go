@@ -57,6 +57,27 @@ func replaceFile(name string, b []byte, perm os.FileMode) error {
 	return syncDir(filepath.Dir(name))
 }
 
+// placeFile replaces the file's content whole, for whoever reads it, but leaves
+// it to the system when that reaches the disk: after a power cut the file can
+// be empty or the one before.
+func placeFile(name string, b []byte, perm os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name))
+	if err == nil {
+		_, err = f.Write(b)
+		err = errors.Join(err, f.Chmod(perm), f.Close())
+		if err == nil {
+			err = os.Rename(f.Name(), name)
+		}
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, diskError(err))
+	}
+	return nil
+}
+
 // replaceJSON is replaceFile with v as JSON.
 func replaceJSON(name string, v any, perm os.FileMode) error {
 	b, err := json.Marshal(v)

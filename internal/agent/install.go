@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/google/renameio/v2"
 
@@ -47,9 +48,11 @@ func (a *Agent) Install(ctx context.Context, o InstallOptions) (Installation, *r
 		return in, nil, err
 	}
 	defer unlock()
+	times, from := newTimeline(a.Began), time.Now()
 	if err := a.setUp(ctx, o, &in); err != nil {
 		return in, nil, fmt.Errorf("install: %w", err)
 	}
+	times.add("install", from, time.Now())
 	if a.Bucket.Caps().ReadOnly {
 		in.Warn = append(in.Warn, "the bucket can only be read by this URL: this VM sends no reports")
 	}
@@ -59,7 +62,7 @@ func (a *Agent) Install(ctx context.Context, o InstallOptions) (Installation, *r
 	if o.NoRun {
 		return in, nil, nil
 	}
-	r, err := a.run(ctx, Options{impatient: true})
+	r, err := a.run(ctx, Options{impatient: true}, times)
 	if err == nil && r.State == release.StateFailed {
 		err = fmt.Errorf("%s: %w", r.Reason, ErrUnhealthy)
 	}

@@ -85,6 +85,7 @@ func (p *pass) do(ctx context.Context) (int, error) {
 
 // begin makes the run the one under way and its tree the current one.
 func (p *pass) begin() error {
+	defer p.phase("begin", time.Now())
 	if err := os.MkdirAll(p.scratch(), 0o755); err != nil {
 		return diskError(err)
 	}
@@ -150,6 +151,7 @@ func (p *pass) steps(ctx context.Context) (int, error) {
 // step runs one step and records its result.
 func (p *pass) step(ctx context.Context, i int) release.StepResult {
 	s := p.t.role.Steps[i]
+	defer p.phase("step "+s.Name, time.Now())
 	total := len(p.t.role.Steps)
 	fmt.Fprint(p.log, stepMark(i, total, s.Name))
 	p.tell(Event{Kind: EventStepStart, Index: i + 1, Total: int64(total), Name: s.Name})

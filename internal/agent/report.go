@@ -152,8 +152,11 @@ func (s *session) conclude(ctx context.Context, how int) *release.Report {
 		s.warning("the bucket does not let this VM write its report: give it the right to write below reports/" + s.folder() + "/")
 		r = s.report()
 	}
+	from := time.Now()
 	s.publishStatus(r)
 	s.writeMetrics(&r)
+	s.phase("status", from)
+	s.keepResult()
 	return &r
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -146,6 +147,7 @@ func (s *session) dry(p *pass) {
 // between two lines leaves behind is either a run that is done again, or one
 // that the state knows by its id to be over.
 func (s *session) commit(ctx context.Context, p *pass) error {
+	defer s.phase("commit", time.Now())
 	now, good := s.time(), p.run.Result != release.ResultFailed
 	if good {
 		if err := replaceLink(filepath.Join("releases", p.t.Manifest.Hex()), s.Paths.LastGood()); err != nil {
@@ -163,9 +165,8 @@ func (s *session) commit(ctx context.Context, p *pass) error {
 	if !good {
 		s.giveUp(p, now)
 	}
-	if err := replaceJSON(s.Paths.RunResult(p.run.ID), runFile{Run: *p.run, Phases: s.phases}, 0o600); err != nil {
-		s.logger().Warn("result of the run not written", "err", err)
-	}
+	s.ended = p.run
+	s.keepResult()
 	if err := s.save(); err != nil {
 		return err
 	}
@@ -195,7 +196,22 @@ func (s *session) tellResult(p *pass) {
 // A runFile is the result of a run as it is kept on the VM.
 type runFile struct {
 	release.Run
-	Phases map[string]float64 `json:"phases,omitempty"` // seconds of each part of the call up to the result
+	Timing *Timing `json:"timing,omitempty"` // of the call up to the writing of this file
+}
+
+// keepResult writes the result of the run that just ended, for [Runs] and
+// [ReadTiming]. The state has what matters of it.
+func (s *session) keepResult() {
+	if s.ended == nil {
+		return
+	}
+	b, err := json.Marshal(runFile{Run: *s.ended, Timing: s.times.timing(s.ended.ID)})
+	if err == nil {
+		err = placeFile(s.Paths.RunResult(s.ended.ID), append(b, '\n'), 0o600)
+	}
+	if err != nil {
+		s.logger().Warn("result of the run not written", "err", err)
+	}
 }
 
 // quiet reports whether nobody need hear of a run: it re-applied what was

@@ -223,7 +223,3 @@ func away(err error) bool {
 	}
 	return false
 }
-
-func (s *session) phase(name string, from time.Time) {
-	s.phases[name] += time.Since(from).Seconds()
-}

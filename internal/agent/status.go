@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -212,40 +211,16 @@ func (st *state) next(j *journal, now time.Time) []string {
 }
 
 // Runs returns the results of the runs that are kept on the VM, newest first.
+// The error is always nil.
 func Runs(p Paths) ([]release.Run, error) {
 	var out []release.Run
 	for _, id := range runIDs(p) {
-		b, err := readBounded(p.RunResult(id), maxStateBytes)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		// The last results before a power cut may be torn.
+		if f, err := readRun(p, id); err == nil {
+			out = append(out, f.Run)
 		}
-		var f runFile
-		if err == nil {
-			err = json.Unmarshal(b, &f)
-		}
-		if err != nil {
-			return out, fmt.Errorf("read run %s: %w", id, err)
-		}
-		out = append(out, f.Run)
 	}
 	return out, nil
-}
-
-// Phases returns how many seconds each part of a run's call took up to its
-// result: poll, manifest, stage, steps, checks.
-func Phases(p Paths, id string) (map[string]float64, error) {
-	if !validRunID(id) {
-		return nil, fmt.Errorf("run %.40q: %w", id, ErrNoRun)
-	}
-	b, err := readBounded(p.RunResult(id), maxStateBytes)
-	if err != nil {
-		return nil, fmt.Errorf("run %s: %w", id, ErrNoRun)
-	}
-	var f runFile
-	if err := json.Unmarshal(b, &f); err != nil {
-		return nil, fmt.Errorf("read run %s: %w", id, err)
-	}
-	return f.Phases, nil
 }
 
 // newestRun is the run under way, else the one that ended last. Names of runs

@@ -32,6 +32,7 @@ func (s *session) stage(ctx context.Context, t *target) error {
 		stats, err := s.store.Stage(ctx, t.manifest, store.StageOptions{
 			Dir: t.dir, Role: s.Config.Role, Reuse: s.reusable(t.Manifest),
 			Progress: func(p store.Progress) {
+				s.times.turn(p.Phase)
 				s.tell(Event{Kind: EventStage, Release: t.Release, Phase: p.Phase, Done: p.Done, Total: p.Total})
 			},
 		})

@@ -355,7 +355,7 @@ func (s *Session) Start() error {
 // Glyphs by meaning; the second form is for locales without UTF-8.
 var glyphs = map[string][2]string{
 	"ok": {"✔", "ok"}, "failed": {"✖", "x"}, "changed": {"~", "~"}, "unchanged": {"=", "="}, "skipped": {"–", "-"},
-	"warning": {"!", "!"}, "restarted": {"↻", "r"}, "waiting": {"·", "."},
+	"warning": {"!", "!"}, "restarted": {"↻", "r"}, "waiting": {"·", "."}, "bar": {"█", "#"},
 }
 
 // Glyph returns the sign for a result, coloured on a screen. The colour only

@@ -2,6 +2,7 @@ package userdata
 
 import (
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -12,10 +13,10 @@ var shortNames = map[string]string{
 	"known": "k", "name": "n", "reply": "r", "err": "e", "query": "q",
 	"key": "a", "secret": "s", "token": "t", "now": "d", "body": "b",
 	"names": "m", "text": "x", "scope": "c", "sig": "g", "part": "i",
-	"start": "_", "pause": "z", "code": "Z", "data": "F", "why": "y",
+	"times": "_", "pause": "z", "code": "Z", "data": "F", "why": "y",
 	"limit": "l", "mode": "o", "file": "f", "cpu": "j", "want": "H",
 	"conf": "B", "done": "U", "have": "D", "temp": "N", "explain": "X",
-	"sign": "S", "stored": "K", "role": "R", "account": "A", "client": "C",
+	"sign": "S", "stored": "K", "account": "A", "client": "C",
 	"pack": "P", "assertion": "J", "source": "I", "sink": "O",
 	"vendor": "V", "region": "G", "kind": "T", "place": "Y", "ask": "Q", "Stay": "E",
 	"put": "W", "say": "M", "get": "L",
@@ -30,7 +31,7 @@ var pyToken = regexp.MustCompile(`(?s)^(?:"""(?:.*?)"""|"(?:[^"\\\n]|\\.)*"|\w+|
 const lineLength = 120
 
 // minify returns Python source without comments, docstrings, blank lines and
-// needless spaces, indented by one space a level, with the names replaced and
+// needless spaces, octal numbers as decimal ones, indented by one space a level, with the names replaced and
 // simple statements joined on one line, also with the head of their block. src
 // is indented by four, has comments and docstrings on lines of their own, each
 // statement on one line, and opens nothing but blocks with a colon at an end.
@@ -134,6 +135,9 @@ func squeeze(code string, rename map[string]string) string {
 		}
 		if short, ok := rename[tok]; ok && prev != '.' {
 			tok = short
+		}
+		if n, err := strconv.ParseInt(tok, 0, 64); err == nil && strings.HasPrefix(tok, "0o") {
+			tok = strconv.FormatInt(n, 10)
 		}
 		out.WriteString(tok)
 		prev = tok[len(tok)-1]

@@ -46,7 +46,7 @@ func settingsOf(c Config) (lines string, parts []string, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	return "CONFIG=\"\"\"" + agentFile(c) + "\"\"\"\n" + from + "AGENTS={" + agents + "}\n", parts, nil
+	return "YAML=\"\"\"" + agentFile(c) + "\"\"\"\n" + from + "PINS={" + agents + "}\n", parts, nil
 }
 
 // agentFile returns the text of agent.yaml.
@@ -84,7 +84,7 @@ func bucketsOf(urls []string) (lines string, parts []string, err error) {
 		lines = "AUTHORITIES=[" + strings.Join(files, ",") + "]\n"
 		parts = append(parts, partCA)
 	}
-	return "BUCKETS=[" + strings.Join(places, ",\n") + "]\n" + lines +
+	return "URLS=[" + strings.Join(places, ",\n") + "]\n" + lines +
 		"HINT=\"; check network, clock, bucket" + strings.Join(distinct(advice), "") + ", right to read agents/*\"\n", parts, nil
 }
 

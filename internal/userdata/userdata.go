@@ -142,9 +142,9 @@ func frame(format, script string) (string, error) {
 		return "#!/bin/sh\n" + notice + script, nil
 	case FormatMIME:
 		// cloud-init names the script's file, and so its messages, after the part.
-		return "Content-Type: multipart/mixed; boundary=boot\nMIME-Version: 1.0\n\n" +
-			"--boot\nContent-Type: text/x-shellscript; name=bootwell\n\n" +
-			"#!/bin/sh\n" + notice + script + "\n--boot--\n", nil
+		return "Content-Type: multipart/mixed; boundary=b\nMIME-Version: 1.0\n\n" +
+			"--b\nContent-Type: text/x-shellscript; name=bootwell\n\n" +
+			"#!/bin/sh\n" + notice + script + "\n--b--\n", nil
 	}
 	return "", fmt.Errorf("format %.40q: write cloud-config, script or mime: %w", format, ErrConfig)
 }

@@ -307,7 +307,7 @@ func TestGenerate_Schema(t *testing.T) {
 	}
 }
 
-var agentYAML = regexp.MustCompile(`(?s)\nCONFIG="""(.*?)"""\n`)
+var agentYAML = regexp.MustCompile(`(?s)\nYAML="""(.*?)"""\n`)
 
 // settingsIn returns what a script writes to agent.yaml, decoded.
 func settingsIn(t testing.TB, script string) map[string]any {

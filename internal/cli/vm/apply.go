@@ -55,6 +55,7 @@ func runApply(ctx context.Context, s *cli.Session, f applyFlags) error {
 	}
 	t := newTeller(s, a.Config.Role, f)
 	a.Events = t.event
+	a.Began = agent.ReadBeginning("")
 	r, err := a.Run(ctx, agent.Options{Force: f.force, Now: !f.timer, DryRun: f.dryRun, Diff: f.diff})
 	if t.err != nil {
 		return t.err

@@ -34,6 +34,7 @@ func runInstall(ctx context.Context, s *cli.Session, noRun bool) error {
 	}
 	t := newTeller(s, a.Config.Role, applyFlags{})
 	a.Events = t.event
+	a.Began = agent.ReadBeginning(s.Getenv(agent.TimingEnv))
 	in, r, err := a.Install(ctx, agent.InstallOptions{NoRun: noRun})
 	if t.err != nil {
 		return t.err

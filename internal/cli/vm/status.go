@@ -11,6 +11,7 @@ import (
 
 	"github.com/bootwell/bootwell/internal/agent"
 	"github.com/bootwell/bootwell/internal/cli"
+	"github.com/bootwell/bootwell/internal/fleet"
 	"github.com/bootwell/bootwell/internal/release"
 )
 
@@ -103,7 +104,8 @@ func newLogsCmd(s *cli.Session) *cobra.Command {
 		Short: "Print the log of the last or a given run",
 		Example: `  bootwell-agent logs
   bootwell-agent logs --step "site config"
-  bootwell-agent logs --list`,
+  bootwell-agent logs --list
+  bootwell-agent logs --timing     where the time of the last run went`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			id := ""
 			if len(args) == 1 {
@@ -154,30 +156,49 @@ func listRuns(s *cli.Session) error {
 }
 
 func showTiming(s *cli.Session, id string) error {
-	runs, err := agent.Runs(paths(s))
+	t, err := agent.ReadTiming(paths(s), id)
+	if errors.Is(err, agent.ErrNoRun) {
+		return cli.WithCode(err, cli.ExitNoMatch, "no_run", "runs: bootwell-agent logs --list")
+	}
 	if err != nil {
 		return err
 	}
-	for _, r := range runs {
-		if id != "" && r.ID != id {
-			continue
-		}
-		phases, err := agent.Phases(paths(s), r.ID)
-		if err != nil {
-			return err
-		}
-		if s.JSON {
-			return s.Event(map[string]any{"run": r.ID, "phases": phases, "steps": r.Steps})
-		}
-		for _, p := range []string{"poll", "manifest", "stage", "steps", "checks"} {
-			if x, ok := phases[p]; ok {
-				s.Printf("%-10s %8.3f s\n", p, x)
-			}
-		}
-		for _, st := range r.Steps {
-			s.Printf("  %-20s %6.3f s\n", cli.CleanText([]byte(st.Name)), st.Seconds)
-		}
-		return nil
+	if s.JSON {
+		return s.Event(t)
 	}
-	return cli.WithCode(fmt.Errorf("run %s: %w", or(id, "(newest)"), agent.ErrNoRun), cli.ExitNoMatch, "no_run", "runs: bootwell-agent logs --list")
+	what := "from the start of the agent"
+	if t.First {
+		what = fmt.Sprintf("from the first line of the user-data, which was %s after the boot", cli.Seconds(t.Began))
+	}
+	s.Printf("run %s: %.3f s %s\n\n%-28s %8s %8s %6s\n", t.Run, t.Seconds, what, "part", "start s", "took s", "share")
+	for _, p := range t.Spans {
+		name := strings.Repeat("  ", p.Depth) + fleet.Clean(p.Name, 60)
+		if p.Beside {
+			name += " (beside)"
+		}
+		s.Printf("%-28s %8.3f %8.3f %5.1f%%  %s\n", name, p.Start, p.Seconds, share(p.Seconds, t.Seconds), bar(s, p.Start, p.Seconds, t.Seconds))
+	}
+	s.Printf("%-28s %8s %8.3f %5.1f%%\n", "between them", "", t.Other, share(t.Other, t.Seconds))
+	s.Printf("%-28s %8s %8.3f %5.1f%%\n", "all", "", t.Seconds, 100.0)
+	return nil
+}
+
+func share(part, whole float64) float64 {
+	if whole <= 0 {
+		return 0
+	}
+	return 100 * part / whole
+}
+
+// barWidth is how many characters stand for all of a run.
+const barWidth = 32
+
+// bar shows where in a run of whole seconds a part lies.
+func bar(s *cli.Session, start, took, whole float64) string {
+	if whole <= 0 {
+		return ""
+	}
+	from := min(int(start/whole*barWidth), barWidth-1)
+	width := max(int((start+took)/whole*barWidth+0.5)-from, 1)
+	return strings.Repeat(" ", from) + strings.Repeat(s.Glyph("bar"), min(width, barWidth-from))
 }

@@ -3,8 +3,8 @@
 import hmac, json
 
 
-def role():
-    """Return key, secret and token: of the instance's role, else the stored ones."""
+def s3(query, scope):
+    """Add AWS Signature Version 4 to a request, with the keys of the instance's role, else the stored ones."""
     known = stored()
     try:
         if known.get("aws_ec2_metadata_disabled") == "true":
@@ -14,17 +14,13 @@ def role():
         head = {name: ask(Request(url + "api/token", None, {name + "-ttl-seconds": "60"}, method="PUT"))}
         url += "meta-data/iam/security-credentials/"
         reply = json.loads(ask(Request(url + ask(Request(url, None, head)), None, head)))
-        return reply["AccessKeyId"], reply["SecretAccessKey"], reply["Token"]
+        key, secret, token = reply["AccessKeyId"], reply["SecretAccessKey"], reply["Token"]
     except Exception as err:
         name = "aws_access_key_id"
-        if name in known:
-            return known[name], known["aws_secret_access_key"], known.get("aws_session_token")
-        raise OSError("no credentials; instance role: " + explain(err))
-
-
-def s3(query, scope):
-    """Add AWS Signature Version 4 to a request. The headers stand in sorted order, as it wants them."""
-    key, secret, token = role()
+        if name not in known:
+            raise OSError("no credentials; instance role: " + explain(err))
+        key, secret, token = known[name], known["aws_secret_access_key"], known.get("aws_session_token")
+    # The headers stand in sorted order, as a signature wants them.
     now = strftime("%Y%m%dT%H%M%SZ", gmtime())
     body = "UNSIGNED-PAYLOAD"
     query.unredirected_hdrs = head = {"host": query.host, "x-amz-content-sha256": body, "x-amz-date": now}

@@ -3,7 +3,7 @@ import os
 import signal
 import time
 
-_clock = time.monotonic
+_clock = time.clock_gettime
 _slept = [0]
 
 
@@ -12,7 +12,7 @@ def _sleep(seconds):
 
 
 time.sleep = _sleep
-time.monotonic = lambda: _clock() + _slept[0]
+time.clock_gettime = lambda clock: _clock(clock) + _slept[0]
 if os.environ.get("SHORT_ALARM"):
     _alarm = signal.alarm
     signal.alarm = lambda seconds: _alarm(min(seconds, 1))
