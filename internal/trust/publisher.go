@@ -63,8 +63,11 @@ type Carry struct {
 	Full map[string][]byte // for all others
 }
 
-// View returns the verified present state to build a Change on.
-func (p *Publisher) View(ctx context.Context) (*View, error) { return p.Client.Refresh(ctx) }
+// View returns the verified present state to build a Change on. While somebody
+// collects garbage it waits for the end of that, two minutes at most.
+func (p *Publisher) View(ctx context.Context) (*View, error) {
+	return p.settled(ctx, func() (*View, error) { return p.Client.Refresh(ctx) })
+}
 
 // Commit makes c visible at once and whole, on top of base: it writes the
 // target blobs, the delegated metadata, the snapshot (each create-only) and
@@ -98,7 +101,7 @@ func (p *Publisher) Commit(ctx context.Context, base *View, c Change) (*View, er
 // renewed only in the second half of their life, since each VM must follow
 // every root there ever was.
 func (p *Publisher) Resign(ctx context.Context) (*View, error) {
-	base, err := p.Client.refresh(ctx, true)
+	base, err := p.settled(ctx, func() (*View, error) { return p.Client.refresh(ctx, true) })
 	if err != nil {
 		return nil, fmt.Errorf("resign: %w", err)
 	}
@@ -172,7 +175,11 @@ func (p *Publisher) draft(base *View) (*draft, error) {
 	for i, file := range []string{targetsFile, releasesFile, channelsFile} {
 		d.roles[file], errs[3+i] = metadata.Targets().FromBytes(f[file])
 	}
-	return d, errors.Join(errs[:]...)
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, err
+	}
+	d.comesAfter(base)
+	return d, nil
 }
 
 // publish writes the objects of c and the draft, and commits.
