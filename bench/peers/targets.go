@@ -1,0 +1,139 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/bootwell/bootwell/bench/result"
+)
+
+const us = "bootwell"
+
+// targets holds what was measured against what must be true.
+func (b *bench) targets(doc *result.Document) {
+	for _, t := range []struct {
+		workload string
+		op       op
+		rtt      time.Duration
+		most     float64
+		peer     string
+	}{
+		{"M", cold, distant, 1, "curl-pipe"}, {"M", cold, distant, 1, "curl-etag"}, {"M", cold, distant, 0.1, "aws-sync"},
+		{"L", cold, distant, 1, "curl-pipe"}, {"L", cold, distant, 1, "curl-etag"},
+		{"L", cold, 0, 1, "curl-pipe"}, {"L", cold, 0, 1, "curl-etag"},
+		{"M", poll, distant, 1.2, "floor"}, {"M", poll, 0, 1.2, "floor"},
+		{"M", one, distant, 0.8, "git"},
+		{"L", publishOne, distant, 0.2, "restic"}, {"L", publishOne, 0, 0.2, "restic"},
+		{"L", publishCold, distant, 1, "restic"}, {"L", publishCold, 0, 1, "restic"},
+	} {
+		b.ratio(doc, t.workload, t.op, t.rtt, t.most, t.peer)
+	}
+	for _, size := range b.plan.sizes {
+		w := size.Name
+		b.most(doc, w, poll, "requests", 1, func(s sample) float64 { return float64(s.requests) }, count)
+		b.most(doc, w, poll, "bytes down", 600, func(s sample) float64 { return float64(s.down) }, bytesText)
+		b.most(doc, w, poll, "peak RSS", 20e6, func(s sample) float64 { return float64(s.rss) }, bytesText)
+	}
+	b.most(doc, "M", one, "requests", 8, func(s sample) float64 { return float64(s.requests) }, count)
+	b.most(doc, "M", one, "bytes down beyond the file", 10e3, func(s sample) float64 { return float64(s.down - s.changed) }, bytesText)
+	for _, size := range b.plan.sizes {
+		b.most(doc, size.Name, rename, "bytes down: metadata only", 30e3, func(s sample) float64 { return float64(s.down) }, bytesText)
+	}
+	b.most(doc, "L", oneByte, "bytes down", 200e3, func(s sample) float64 { return float64(s.down) }, bytesText)
+	b.sameRequests(doc)
+	b.most(doc, "L", cold, "peak RSS", 64e6, func(s sample) float64 { return float64(s.rss) }, bytesText)
+	b.allRight(doc)
+}
+
+func count(n float64) string { return fmt.Sprintf("%.0f", n) }
+
+func (b *bench) planned(workload string) bool {
+	for _, s := range b.plan.sizes {
+		if s.Name == workload {
+			return true
+		}
+	}
+	return false
+}
+
+// ratio compares wall times, round by round.
+func (b *bench) ratio(doc *result.Document, workload string, o op, rtt time.Duration, most float64, peer string) {
+	if !b.planned(workload) {
+		return
+	}
+	text := fmt.Sprintf("%s, %s at %d ms: wall beside %s", workload, o, rtt.Milliseconds(), peer)
+	want := fmt.Sprintf("≤ %.2g ×", most)
+	ours, theirs := good(b.samples[key{workload, us, o, rtt}]), good(b.samples[key{workload, peer, o, rtt}])
+	n := min(len(ours), len(theirs))
+	if n == 0 {
+		doc.Target(text, want, "not measured", false)
+		return
+	}
+	ratios := make([]float64, n)
+	for i := range n {
+		ratios[i] = wall(ours[i]) / wall(theirs[i])
+	}
+	r := middle(ratios)
+	doc.Target(text, want, fmt.Sprintf("%.2f × (%s / %s, %d rounds)", r, duration(median(ours, wall)), duration(median(theirs, wall)), n), r <= most)
+}
+
+func good(all []sample) []sample {
+	var out []sample
+	for _, s := range all {
+		if s.err == nil {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// most holds the worst of our cells against a bound.
+func (b *bench) most(doc *result.Document, workload string, o op, what string, bound float64, of func(sample) float64, show func(float64) string) {
+	if !b.planned(workload) {
+		return
+	}
+	text, want := fmt.Sprintf("%s, %s: %s", workload, o, what), "≤ "+show(bound)
+	worst, n := 0.0, 0
+	for _, rtt := range b.plan.rtts {
+		for _, s := range good(b.samples[key{workload, us, o, rtt}]) {
+			worst = max(worst, of(s))
+			n++
+		}
+	}
+	if n == 0 {
+		doc.Target(text, want, "not measured", false)
+		return
+	}
+	doc.Target(text, want, show(worst), worst <= bound)
+}
+
+// sameRequests: what a publish asks grows with what changed, not with the tree.
+func (b *bench) sameRequests(doc *result.Document) {
+	small, large := good(b.samples[key{"S", us, publishOne, 0}]), good(b.samples[key{"L", us, publishOne, 0}])
+	if !b.planned("S") || !b.planned("L") {
+		return
+	}
+	requests := func(s sample) float64 { return float64(s.requests) }
+	x, y := median(small, requests), median(large, requests)
+	met := len(small) > 0 && len(large) > 0 && y <= x+2
+	doc.Target("L, publish 1 file: requests as many as on S", "≤ S + 2", fmt.Sprintf("%.0f (S: %.0f)", y, x), met)
+}
+
+func (b *bench) allRight(doc *result.Document) {
+	looked, wrong := 0, ""
+	for k, text := range b.wrong {
+		if k.peer != us {
+			continue
+		}
+		looked++
+		if text != "" {
+			wrong = fmt.Sprintf("%s, %s: %s", k.workload, k.op, text)
+		}
+	}
+	switch {
+	case wrong != "":
+		doc.Target("every tree is right", "all", wrong, false)
+	case looked > 0:
+		doc.Target("every tree is right", "all", fmt.Sprintf("all %d looked at", looked), true)
+	}
+}
