@@ -3,7 +3,6 @@ package release
 import (
 	"encoding/json"
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 )
@@ -175,14 +174,33 @@ func (r *Run) Brief() RunBrief {
 	return RunBrief{ID: r.ID, Why: r.Why, Release: r.Release, Started: r.Started, Seconds: r.Seconds, Result: r.Result, Reason: r.Reason, Log: r.Log}
 }
 
-var vmName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+const (
+	maxVMName = 128
+	minOwner  = 4 // of an identity before a VM's name
+)
 
 // ValidVM reports whether s can name a VM: letters, digits, dot, underscore
 // and hyphen, at most 128, starting with a letter or digit. A VM's name is a
 // segment of object names, so nothing else is let in.
-func ValidVM(s string) bool { return vmName.MatchString(s) }
+func ValidVM(s string) bool {
+	if s == "" || len(s) > maxVMName || !alphanumeric(s[0]) {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; !alphanumeric(c) && c != '.' && c != '_' && c != '-' {
+			return false
+		}
+	}
+	return true
+}
 
-var folderOwner = regexp.MustCompile(`^[A-Za-z0-9]{4,128}$`)
+func alphanumeric(c byte) bool {
+	return '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z'
+}
+
+func validOwner(s string) bool {
+	return len(s) >= minOwner && !strings.ContainsFunc(s, func(r rune) bool { return r > 0x7f || !alphanumeric(byte(r)) }) && len(s) <= maxVMName
+}
 
 // FolderVM returns the name of the VM whose folder below reports/ and logs/
 // this is: the VM's name itself or, where the bucket's own rules confine each
@@ -193,7 +211,7 @@ func FolderVM(folder string) string {
 	switch {
 	case !confined && ValidVM(folder):
 		return folder
-	case confined && folderOwner.MatchString(owner) && ValidVM(vm):
+	case confined && validOwner(owner) && ValidVM(vm):
 		return vm
 	}
 	return ""
@@ -262,8 +280,12 @@ func ParseReport(b []byte) (*Report, error) {
 		return nil, fmt.Errorf("parse report: %d bytes is over the limit of %d: %w", len(b), MaxReportBytes, ErrFormat)
 	}
 	var r Report
-	if err := decodeSchema(b, &r, "report"); err != nil {
-		return nil, err
+	// Thousands of reports are read at once: only one that is wrong or newer is
+	// looked at twice.
+	if err := json.Unmarshal(b, &r); err != nil || r.Schema < 1 || r.Schema > SchemaVersion {
+		if err := decodeSchema(b, &r, "report"); err != nil {
+			return nil, err
+		}
 	}
 	if !ValidVM(r.VM) {
 		return nil, fmt.Errorf("parse report: VM name %.200q: %w", r.VM, ErrFormat)

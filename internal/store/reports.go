@@ -64,9 +64,8 @@ func (src ReportSource) Reports(ctx context.Context) iter.Seq2[ReportEntry, erro
 
 // entry is what the caller gets to see of f.
 func (f *foundReport) entry() ReportEntry {
-	vm := f.name()
-	e := ReportEntry{VM: vm, key: vm, Modified: f.Modified, Summary: f.summary, Warn: f.warn(), Err: f.err}
-	if release.FolderVM(f.folder) == "" {
+	e := ReportEntry{VM: f.vm, key: f.vm, Modified: f.Modified, Summary: f.summary, Warn: f.warn(), Err: f.err}
+	if !release.ValidVM(f.vm) {
 		e.VM = fmt.Sprintf("%.140q", f.folder)
 	}
 	return e
@@ -119,13 +118,13 @@ type reportReader struct {
 // take sees a report as soon as it is listed.
 func (r *reportReader) take(ctx context.Context, f *foundReport) error {
 	switch had := r.cache.find(f.folder); {
-	case release.FolderVM(f.folder) == "":
+	case !release.ValidVM(f.vm):
 		f.err = fmt.Errorf("report of %.140q: no VM has such a name: %w", f.folder, release.ErrFormat)
 	case f.missing:
-		f.err = fmt.Errorf("report of %s: there is none, but %s: %w", f.name(), f.warn(), bucket.ErrNotExist)
+		f.err = fmt.Errorf("report of %s: there is none, but %s: %w", f.vm, f.warn(), bucket.ErrNotExist)
 	case had != nil && f.ETag == had.etag:
 		// The strings of the listing are no longer needed.
-		f.folder, f.Key, f.ETag, f.summary = had.folder, "", had.etag, had.summary
+		f.folder, f.vm, f.Key, f.ETag, f.summary = had.folder, had.summary.VM, "", had.etag, had.summary
 	default:
 		r.count(1, 0)
 		select {
@@ -177,7 +176,7 @@ func (r *reportReader) get(ctx context.Context, f *foundReport) error {
 		f.err = fmt.Errorf("read report: %w", err)
 		return nil
 	}
-	rep, err := parseReport(b, f.name())
+	rep, err := parseReport(b, f.vm)
 	if err != nil {
 		f.err = err
 		return nil

@@ -18,6 +18,7 @@ import (
 // A foundReport is the object of one VM's report, and then what became of it.
 type foundReport struct {
 	folder string // below reports/
+	vm     string // whose it is; the folder if that is no VM's
 	bucket.Object
 	crowded bool // there is much else below the VM's prefix
 	missing bool // and no report; Object is one of the others
@@ -91,20 +92,17 @@ func (w *reportWalk) walk(ctx context.Context, after, end string) error {
 	}
 }
 
-// name is the VM's, or the folder if that is no VM's.
-func (f *foundReport) name() string { return cmp.Or(release.FolderVM(f.folder), f.folder) }
-
 // onePerVM sorts by VM and leaves out a VM's folder that anybody may have
 // written to when it has one that the bucket's rules confine it to.
 func onePerVM(found []*foundReport) []*foundReport {
 	slices.SortFunc(found, func(a, b *foundReport) int {
-		order := cmp.Or(strings.Compare(a.name(), b.name()), b.Modified.Compare(a.Modified))
-		if ca := a.folder != a.name(); a.name() == b.name() && ca != (b.folder != b.name()) {
+		order := cmp.Or(strings.Compare(a.vm, b.vm), b.Modified.Compare(a.Modified))
+		if ca := a.folder != a.vm; a.vm == b.vm && ca != (b.folder != b.vm) {
 			order = map[bool]int{true: -1, false: 1}[ca]
 		}
 		return order
 	})
-	return slices.CompactFunc(found, func(a, b *foundReport) bool { return a.name() == b.name() })
+	return slices.CompactFunc(found, func(a, b *foundReport) bool { return a.vm == b.vm })
 }
 
 // ofVM reads an object of a VM from its folder, which a list finds: only that
@@ -117,7 +115,7 @@ func (s *Store) ofVM(ctx context.Context, vm string, key func(folder string) str
 		return nil, err
 	}
 	for _, f := range found {
-		if f.name() == vm {
+		if f.vm == vm {
 			folder = f.folder
 		}
 	}
@@ -160,6 +158,7 @@ func (w *reportWalk) from(ctx context.Context, after, end string) (string, error
 }
 
 func (w *reportWalk) add(f *foundReport) error {
+	f.vm = cmp.Or(release.FolderVM(f.folder), f.folder)
 	w.found = append(w.found, f)
 	if w.take == nil {
 		return nil

@@ -32,7 +32,7 @@ func Transport(caFile string) (*http.Transport, error) {
 		ResponseHeaderTimeout:  30 * time.Second,
 		ExpectContinueTimeout:  time.Second,
 		IdleConnTimeout:        time.Minute,
-		MaxIdleConnsPerHost:    32,
+		MaxIdleConnsPerHost:    64,
 		ForceAttemptHTTP2:      true,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: 64 << 10,
