@@ -41,6 +41,10 @@ type Agent struct {
 	// its output; nil: really.
 	Command func(ctx context.Context, name string, args ...string) ([]byte, error)
 
+	// awaitTimer waits for a timer that Install starts beside the run, whose
+	// error Install returns; nil: there is none.
+	awaitTimer func() error
+
 	// passed is told of each point of a run that was just reached.
 	passed func(point string)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -35,6 +36,8 @@ type Installation struct {
 	Schedule string   // ScheduleSystemd or ScheduleCron
 	Changed  []string // files that were written
 	Warn     []string // such as: neither systemd nor cron runs here
+
+	startTimer func(context.Context) error // makes the running system know of the schedule; nil: it does
 }
 
 // Install puts the agent in its place, sets up its schedule and runs it at
@@ -53,6 +56,7 @@ func (a *Agent) Install(ctx context.Context, o InstallOptions) (Installation, *r
 		return in, nil, fmt.Errorf("install: %w", err)
 	}
 	times.add("install", from, time.Now())
+	timer := a.beside(ctx, in.startTimer, times)
 	if a.Bucket.Caps().ReadOnly {
 		in.Warn = append(in.Warn, "the bucket can only be read by this URL: this VM sends no reports")
 	}
@@ -60,13 +64,39 @@ func (a *Agent) Install(ctx context.Context, o InstallOptions) (Installation, *r
 		a.note("%s", w)
 	}
 	if o.NoRun {
-		return in, nil, nil
+		return in, nil, timer()
 	}
+	a.awaitTimer = timer
 	r, err := a.run(ctx, Options{impatient: true}, times)
+	a.awaitTimer = nil
+	err = errors.Join(err, timer())
 	if err == nil && r.State == release.StateFailed {
 		err = fmt.Errorf("%s: %w", r.Reason, ErrUnhealthy)
 	}
 	return in, r, err
+}
+
+// beside runs f beside what else is done. The function returned waits for it
+// and may be called again.
+func (a *Agent) beside(ctx context.Context, f func(context.Context) error, times *timeline) func() error {
+	if f == nil {
+		return func() error { return nil }
+	}
+	from := time.Now()
+	var took time.Duration
+	done := make(chan error, 1)
+	go func() {
+		err := f(ctx)
+		took = time.Since(from)
+		done <- err
+	}()
+	return sync.OnceValue(func() error {
+		waits := time.Now()
+		err := <-done
+		times.add("start of the timer", from, from.Add(took)).Beside = true
+		times.add("wait for systemd", waits, time.Now())
+		return err
+	})
 }
 
 func (a *Agent) setUp(ctx context.Context, o InstallOptions, in *Installation) error {
@@ -84,13 +114,16 @@ func (a *Agent) setUp(ctx context.Context, o InstallOptions, in *Installation) e
 	c := findCron(a.Paths)
 	if running || a.hasSystemd() && !c.running {
 		in.Schedule = ScheduleSystemd
-		return a.setUpSystemd(ctx, st.schedule(), running, in)
+		return a.setUpSystemd(st.schedule(), running, in)
 	}
 	in.Schedule = ScheduleCron
 	return a.setUpCron(c, st.schedule(), in)
 }
 
-func (a *Agent) setUpSystemd(ctx context.Context, times Schedule, running bool, in *Installation) error {
+// setUpSystemd leaves a timer that is there after the next boot, whatever
+// becomes of this call, and that in.startTimer starts in this one: systemd
+// takes longer to read its units anew than the first run to begin.
+func (a *Agent) setUpSystemd(times Schedule, running bool, in *Installation) error {
 	if err := a.write(a.Paths.Service(), serviceUnit(in.Binary), in); err != nil {
 		return err
 	}
@@ -101,20 +134,31 @@ func (a *Agent) setUpSystemd(ctx context.Context, times Schedule, running bool, 
 		return err
 	}
 	a.leaveCrontab(in)
-	if !running {
+	if running {
+		in.startTimer = a.startTimer
+	} else {
 		in.Warn = append(in.Warn, "systemd does not run here: the timer starts with the next boot")
-		if err := os.MkdirAll(filepath.Dir(a.timerLink()), 0o755); err != nil {
-			return diskError(err)
-		}
-		return replaceLink("../bootwell.timer", a.timerLink())
 	}
-	// enable also makes systemd read the units anew.
-	for _, args := range [][]string{{"enable", "bootwell.timer"}, {"start", "--no-block", "bootwell.timer"}} {
+	if err := os.MkdirAll(filepath.Dir(a.timerLink()), 0o755); err != nil {
+		return diskError(err)
+	}
+	return replaceLink("../bootwell.timer", a.timerLink())
+}
+
+func (a *Agent) startTimer(ctx context.Context) error {
+	for _, args := range [][]string{{"daemon-reload"}, {"start", "--no-block", "bootwell.timer"}} {
 		if _, err := a.command(ctx, "systemctl", args...); err != nil {
-			return fmt.Errorf("systemctl %s: %w", strings.Join(args, " "), err)
+			return fmt.Errorf("install: systemctl %s: %w", strings.Join(args, " "), err)
 		}
 	}
 	return nil
+}
+
+// settleTimer waits until nobody else talks to systemd.
+func (a *Agent) settleTimer() {
+	if a.awaitTimer != nil {
+		_ = a.awaitTimer()
+	}
 }
 
 func (a *Agent) timerLink() string {
@@ -218,6 +262,7 @@ func (a *Agent) write(name, text string, in *Installation) error {
 // followSchedule gives the installed schedule the times of the role. It is no
 // reason for a run to fail.
 func (s *session) followSchedule(ctx context.Context) {
+	s.settleTimer()
 	for _, f := range []struct{ name, text string }{
 		{s.Paths.Timer(), timerUnit(s.state.schedule())},
 		{s.Paths.Cron(), cronTable(s.installedBinary(), s.state.schedule())},

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -49,7 +50,7 @@ func TestInstall_Systemd(t *testing.T) {
 	}
 	golden(t, "bootwell.service", w.text("etc/systemd/system/bootwell.service"))
 	golden(t, "bootwell.timer", w.text("etc/systemd/system/bootwell.timer"))
-	if got, want := strings.Join(w.calls, "\n"), "systemctl enable bootwell.timer\nsystemctl start --no-block bootwell.timer"; got != want {
+	if got, want := strings.Join(w.calls, "\n"), "systemctl daemon-reload\nsystemctl start --no-block bootwell.timer"; got != want {
 		t.Errorf("asked the system for\n%s\nwant\n%s", got, want)
 	}
 	if i, err := os.Stat(w.agent.Paths.Binary()); err != nil || i.Mode().Perm() != 0o755 {
@@ -183,5 +184,36 @@ func TestInstall_SaysThatAReadOnlyBucketTakesNoReports(t *testing.T) {
 	in, _, err := w.install()
 	if err != nil || len(in.Warn) != 1 || !strings.Contains(in.Warn[0], "sends no reports") {
 		t.Fatalf("%v %+v", err, in)
+	}
+}
+
+// TestInstall_RunsBesideSystemd has a systemd that answers only once the first
+// run has done its work.
+func TestInstall_RunsBesideSystemd(t *testing.T) {
+	w := newWorld(t)
+	w.publish(role(w.put("a", "one")))
+	w.write(w.vm("run/systemd/system/.keep"), "")
+	var asked []string
+	w.agent.Command = func(ctx context.Context, name string, args ...string) ([]byte, error) {
+		asked = append(asked, args[0])
+		for !exists(w.vm("a")) {
+			select {
+			case <-t.Context().Done():
+				return nil, t.Context().Err()
+			case <-time.After(time.Millisecond):
+			}
+		}
+		if args[0] == "start" {
+			return nil, errors.New("no such unit")
+		}
+		return nil, nil
+	}
+	_, r, err := w.install()
+	if err == nil || !strings.Contains(err.Error(), "systemctl start") || strings.Join(asked, " ") != "daemon-reload start" {
+		t.Errorf("a timer that does not start is hidden: %v; asked for %v", err, asked)
+	}
+	w.is(r, release.StateChanged, "r1")
+	if to, err := os.Readlink(w.agent.timerLink()); err != nil || to != "../bootwell.timer" {
+		t.Errorf("the next boot has no timer: %v %s", err, to)
 	}
 }

@@ -385,6 +385,7 @@ func (s *session) askAgain() (int, error) {
 
 // reboot asks the system for a reboot. It comes some time after this returns.
 func (s *session) reboot(ctx context.Context) {
+	s.settleTimer()
 	s.logger().Info("rebooting", "release", s.journal.Target.Release)
 	trouble := ErrReboot
 	for _, c := range [][]string{{"systemctl", "reboot"}, {"shutdown", "-r", "now"}, {"reboot"}} {
