@@ -180,15 +180,18 @@ func (w *world) publish(r release.Role) store.Published {
 	return w.publishRoles(map[string]release.Role{"web": r})
 }
 
-func (w *world) publishRoles(roles map[string]release.Role) store.Published {
-	w.t.Helper()
-	w.write(w.path("project", "hello.txt"), "hello\n")
-	p := &trust.Publisher{
+func (w *world) publisher() *trust.Publisher {
+	return &trust.Publisher{
 		Client: &trust.Client{Bucket: w.inner, Dir: w.path("operator"), Anchor: w.anchor, Now: func() time.Time { return w.now }},
 		Keys:   keys(), Now: func() time.Time { return w.now },
 	}
+}
+
+func (w *world) publishRoles(roles map[string]release.Role) store.Published {
+	w.t.Helper()
+	w.write(w.path("project", "hello.txt"), "hello\n")
 	s := &store.Store{Bucket: w.inner}
-	got, err := s.Publish(w.t.Context(), p, store.PublishOptions{
+	got, err := s.Publish(w.t.Context(), w.publisher(), store.PublishOptions{
 		Dir: w.path("project"), Project: "acme", Roles: roles, Owner: "test",
 		Source: release.Source{Time: w.now.Truncate(time.Second), Tool: "test"},
 	})
@@ -196,6 +199,19 @@ func (w *world) publishRoles(roles map[string]release.Role) store.Published {
 		w.t.Fatal(err)
 	}
 	return got
+}
+
+// unbundle takes the bundles away, so that VMs ask for objects one by one.
+func (w *world) unbundle() {
+	w.t.Helper()
+	for o, err := range w.inner.List(w.t.Context(), "tuf/bundles/", "") {
+		if err == nil {
+			err = w.inner.Delete(w.t.Context(), o.Key)
+		}
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
 }
 
 // apply is one call of the agent by the timer.

@@ -64,6 +64,7 @@ func TestTampered_IsRefusedAndReported(t *testing.T) {
 			w.good()
 			w.write(w.path("project", "more.txt"), "more\n")
 			w.publish(role(w.put("a", "two")))
+			w.unbundle()
 			w.faults.Set(bucket.Fault{Kind: bucket.FaultFlip, Method: "Get", Key: key, Bytes: 8})
 			w.pass(5 * time.Minute)
 			r, err := w.apply()

@@ -245,6 +245,7 @@ func TestMirrors_Tampered(t *testing.T) {
 			w.good()
 		}
 		w.publish(role(w.put("f", "two")))
+		w.unbundle()
 		w.copyTo(0)
 		w.damage(0, tt.words...)
 		w.dead(0)
@@ -278,6 +279,7 @@ func TestMirrors_BucketGoesMidRun(t *testing.T) {
 	} {
 		w := newMirroredWorld(t, 1)
 		w.publish(role(w.put("f", "one")))
+		w.unbundle()
 		w.copyTo(0)
 		w.faults[0].Set(f)
 		r, err := w.apply()

@@ -252,6 +252,7 @@ func TestStoreAway_BetweenMetadataAndRelease(t *testing.T) {
 			w.good()
 			w.write(w.path("project", "more.txt"), "more\n")
 			w.publish(role(w.put("a", "two")))
+			w.unbundle()
 			w.faults.Set(bucket.Fault{Key: key})
 			w.pass(5 * time.Minute)
 			r, err := w.apply()

@@ -35,23 +35,17 @@ func (s *session) look(ctx context.Context) {
 	}
 }
 
-// readChannel keeps Metadata 0 from before the metadata is renewed until the
-// channel in it was read, so that a failure between the two is made up for at
-// the next poll although the bucket has nothing new then.
+// readChannel reads the channel when the metadata verified here are others than
+// those it was read in: also after a call that was cut off between the two.
 func (s *session) readChannel(ctx context.Context) error {
 	changed, err := s.trust.Poll(ctx)
 	if err != nil {
 		return err
 	}
-	if !changed && s.state.Metadata != 0 {
+	before := s.state.Metadata
+	if !changed && before != 0 && before == s.trust.Verified() {
 		s.warn = append(s.warn, s.state.Expiry...)
 		return nil
-	}
-	before := s.state.Metadata
-	if s.state.Metadata = 0; before != 0 {
-		if err := s.save(); err != nil {
-			return err
-		}
 	}
 	if changed {
 		s.view, err = s.trust.Refresh(ctx)
@@ -59,8 +53,9 @@ func (s *session) readChannel(ctx context.Context) error {
 		s.view, err = s.trust.Last()
 	}
 	if err != nil {
-		return err
+		return diskError(err)
 	}
+	s.store.Bucket = s.view.Over(s.clock)
 	s.at("Refreshed")
 	return s.readWanted(ctx, before)
 }
@@ -72,7 +67,6 @@ func (s *session) readWanted(ctx context.Context, before int64) error {
 	st.Expiry = s.view.Warn
 	s.warn = append(s.warn, st.Expiry...)
 	if s.view.Timestamp == before {
-		st.Metadata = before
 		return s.save()
 	}
 	ch, err := s.store.Channel(ctx, s.view, s.Config.Project, s.Config.Channel)

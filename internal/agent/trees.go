@@ -50,7 +50,7 @@ func (s *session) accept(t *target) error {
 	if s.DryRun || t.ref != s.state.Wanted {
 		return nil
 	}
-	return s.trust.RaiseFloor(t.manifest.Number)
+	return diskError(s.trust.RaiseFloor(t.manifest.Number))
 }
 
 // reusable are the trees whose unchanged files need not be fetched again.

@@ -43,6 +43,7 @@ type roleFloor struct {
 type current struct {
 	Generation string         `json:"generation"`
 	Timestamp  release.Digest `json:"timestamp"` // of the timestamp.json that ETag is of
+	Version    int64          `json:"version"`   // of it
 	ETag       string         `json:"etag"`
 	Checked    time.Time      `json:"checked"`    // by the machine's clock: the last whole refresh
 	LookAfter  time.Duration  `json:"look_after"` // since then: when to look for a new root
@@ -155,7 +156,7 @@ func (d *durable) commit(st *state, s *set, etag string, ref, now time.Time) err
 			return err
 		}
 	}
-	c := current{Generation: gen, ETag: etag, Timestamp: release.DigestOf(s.files[timestampFile]), Checked: now, Floor: fl,
+	c := current{Generation: gen, Version: s.timestamp.Signed.Version, ETag: etag, Timestamp: release.DigestOf(s.files[timestampFile]), Checked: now, Floor: fl,
 		LookAfter: rootInterval - rand.N(rootInterval/4)}
 	for _, l := range s.lives() {
 		if c.Expires.IsZero() || l.expires.Before(c.Expires) {
@@ -163,6 +164,13 @@ func (d *durable) commit(st *state, s *set, etag string, ref, now time.Time) err
 		}
 	}
 	return errors.Join(d.seal(currentFile, c), d.seal(floorFile, fl))
+}
+
+// raised reports whether both places have number, or a higher one, on record.
+func (d *durable) raised(number int) bool {
+	c, ok := d.current()
+	f, fok := d.floorFile()
+	return ok && fok && c.Floor.Release >= number && f.Release >= number
 }
 
 // raise records the number of an accepted release.

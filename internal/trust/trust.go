@@ -147,6 +147,13 @@ func (c *Client) Last() (*View, error) {
 	return c.view(st.set, st.etag), nil
 }
 
+// Verified returns the version of the timestamp.json that was verified last, 0
+// if none is known. Unlike [Client.Last] it does not look at the metadata.
+func (c *Client) Verified() int64 {
+	cur, _ := c.durable().current()
+	return cur.Version
+}
+
 // Time returns the reference time: the largest of the clock, the highest time
 // ever recorded here and the build's own time, so that a clock set back
 // cannot revive expired metadata.
@@ -160,7 +167,11 @@ func (c *Client) RaiseFloor(number int) error {
 		return err
 	}
 	defer unlock()
-	if err := c.durable().raise(number); err != nil {
+	d := c.durable()
+	if d.raised(number) {
+		return nil
+	}
+	if err := d.raise(number); err != nil {
 		return fmt.Errorf("raise floor to %s: %w", release.Name(number), err)
 	}
 	return nil
