@@ -48,6 +48,7 @@ var arrows = map[string][]string{
 	"bench/workload":           {},
 	"bench/world":              {},
 	"bench/result":             {},
+	"bench/status":             {"bench/result", "bench/world", "internal/release"},
 	"examples":                 {},
 	"examples/demo":            {"internal/lab"},
 	"contrib/packaging/xzfile": {},
