@@ -138,28 +138,42 @@ type object struct {
 	data []byte
 }
 
+// A text is the bytes of a manifest and their digest.
+type text struct {
+	digest release.Digest
+	body   []byte
+}
+
 // manifestWays returns the objects by which a manifest may travel: compressed
 // first, then as a delta from each of before.
 func manifestWays(body []byte, before []*release.Manifest) ([]object, error) {
+	froms := make([]text, len(before))
+	for i, m := range before {
+		b, err := m.Bytes()
+		if err != nil {
+			return nil, err
+		}
+		froms[i] = text{release.DigestOf(b), b}
+	}
+	return waysFrom(text{release.DigestOf(body), body}, froms)
+}
+
+// waysFrom is manifestWays for those who have the bytes.
+func waysFrom(to text, froms []text) ([]object, error) {
 	c, err := sharedCoders()
 	if err != nil {
 		return nil, err
 	}
-	to := release.DigestOf(body)
-	ways := make([]object, 1+len(before))
+	ways := make([]object, 1+len(froms))
 	var g errgroup.Group
 	g.Go(func() error {
-		ways[0] = object{packedManifest(to), c.compress(body)}
+		ways[0] = object{packedManifest(to.digest), c.compress(to.body)}
 		return nil
 	})
-	for i, m := range before {
+	for i, from := range froms {
 		g.Go(func() error {
-			from, err := m.Bytes()
-			if err != nil {
-				return err
-			}
-			z, err := delta(from, body)
-			ways[1+i] = object{deltaManifest(release.DigestOf(from), to), z}
+			z, err := delta(from.body, to.body)
+			ways[1+i] = object{deltaManifest(from.digest, to.digest), z}
 			return err
 		})
 	}

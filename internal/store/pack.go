@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -19,20 +20,30 @@ const (
 	// packBytes is the size at which a pack is closed. One more blob at most
 	// goes over it, so that a pack stays small enough for a single PUT.
 	packBytes = 8 << 20
-	uploads   = 4 // in parallel
 )
 
-// A packer turns pieces into packs and uploads them. The places it has
-// written stay known, for the next try of a publish.
+// A packer turns pieces into packs and hands them to the outbox. The places it
+// has written stay known, for the next try of a publish.
 type packer struct {
-	bucket bucket.Bucket // nil: nothing is written
-	dir    string
-	meter  *meter
-	made   index
-	fresh  fresh     // guarded by the packer's own goroutine until pack returns
-	spare  sync.Pool // of *[]byte: packs that have gone out
+	out   *outbox
+	dir   string
+	meter *meter
+	made  index
+	packs map[release.Pack]bool // those of made
+	fresh fresh
+	spare sync.Pool // of *[]byte: packs that have gone out
+}
 
-	tally // guarded by the packer's own goroutine until pack returns
+// keep forgets the places in packs that the bucket has not any more.
+func (p *packer) keep(holds func(release.Pack) bool) {
+	for pack := range p.packs {
+		if holds(pack) {
+			continue
+		}
+		p.out.forget(packKey(pack.Digest))
+		delete(p.packs, pack)
+		maps.DeleteFunc(p.made, func(_ release.Digest, at place) bool { return at.pack == pack })
+	}
 }
 
 // A tally counts what a publish wrote.
@@ -53,16 +64,16 @@ type framed struct {
 	frame []byte
 }
 
-// A parcel is a finished pack.
+// A parcel is a pack while it is filled.
 type parcel struct {
 	data   []byte
-	pack   release.Pack
 	blobs  []framed // their frames are in data
 	source int64    // bytes before compression
 }
 
-// pack writes all pieces to new packs. Packs go out while later ones are
-// made; memory holds a few packs and frames at most.
+// pack writes all pieces to new packs. Packs go out while later ones are made,
+// and the last ones after it has returned; memory holds a few packs and frames
+// at most.
 func (p *packer) pack(ctx context.Context, pieces []piece) error {
 	c, err := sharedCoders()
 	if err != nil {
@@ -70,47 +81,7 @@ func (p *packer) pack(ctx context.Context, pieces []piece) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	frames := p.compress(ctx, g, c, pieces)
-	parcels := make(chan parcel)
-	g.Go(func() error {
-		defer close(parcels)
-		return p.assemble(ctx, frames, parcels)
-	})
-	type done struct {
-		tally
-		parcel
-	}
-	results := make(chan done)
-	up, upctx := errgroup.WithContext(ctx)
-	for range uploads {
-		up.Go(func() error {
-			for pa := range parcels {
-				t, err := putNamed(upctx, p.bucket, "packs/"+pa.pack.Digest.Hex(), pa.data)
-				if err != nil {
-					return err
-				}
-				p.meter.add(pa.source, 1)
-				few := smallCopy(pa.data)
-				full := pa.data
-				p.spare.Put(&full)
-				pa.data = few
-				results <- done{t, pa}
-			}
-			return nil
-		})
-	}
-	g.Go(func() error {
-		defer close(results)
-		return up.Wait()
-	})
-	for d := range results {
-		p.tally.add(d.tally)
-		p.fresh.add(d.pack, d.data)
-		var at int64
-		for _, f := range d.blobs {
-			p.made[f.blob.Digest] = place{d.pack, at, f.blob.Stored}
-			at += f.blob.Stored
-		}
-	}
+	g.Go(func() error { return p.assemble(ctx, frames) })
 	return g.Wait()
 }
 
@@ -177,21 +148,8 @@ func (p *packer) read(pc piece, buf []byte) ([]byte, error) {
 }
 
 // assemble fills packs with frames in their order.
-func (p *packer) assemble(ctx context.Context, frames <-chan chan framed, parcels chan<- parcel) error {
+func (p *packer) assemble(ctx context.Context, frames <-chan chan framed) error {
 	var cur parcel
-	flush := func() error {
-		if len(cur.blobs) == 0 {
-			return nil
-		}
-		cur.pack = release.Pack{Digest: release.DigestOf(cur.data), Size: int64(len(cur.data))}
-		select {
-		case parcels <- cur:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		cur = parcel{}
-		return nil
-	}
 	for out := range frames {
 		var f framed
 		select {
@@ -209,15 +167,38 @@ func (p *packer) assemble(ctx context.Context, frames <-chan chan framed, parcel
 		f.frame = nil
 		cur.blobs = append(cur.blobs, f)
 		if len(cur.data) >= packBytes {
-			if err := flush(); err != nil {
+			if err := p.flush(cur); err != nil {
 				return err
 			}
+			cur = parcel{}
 		}
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return flush()
+	if len(cur.blobs) == 0 {
+		return nil
+	}
+	return p.flush(cur)
+}
+
+// flush sends a pack.
+func (p *packer) flush(pa parcel) error {
+	pack := release.Pack{Digest: release.DigestOf(pa.data), Size: int64(len(pa.data))}
+	if p.packs == nil {
+		p.packs = map[release.Pack]bool{}
+	}
+	p.packs[pack] = true
+	p.fresh.add(pack, smallCopy(pa.data))
+	var at int64
+	for _, f := range pa.blobs {
+		p.made[f.blob.Digest] = place{pack, at, f.blob.Stored}
+		at += f.blob.Stored
+	}
+	return p.out.send(packKey(pack.Digest), pa.data, func() {
+		p.meter.add(pa.source, 1)
+		p.spare.Put(&pa.data)
+	})
 }
 
 // putNamed writes an object whose name is made of its content: one that

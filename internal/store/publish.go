@@ -2,12 +2,9 @@ package store
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,13 +17,9 @@ import (
 
 const (
 	maxReleases  = 50 // listed ones; older ones stay only while a channel names them
-	recentKnown  = 5  // manifests that are searched for content which need not be uploaded
-	deltasKept   = 3  // releases from which a manifest travels as a delta
 	commitTries  = 30
 	lockTTL      = 2 * time.Minute
 	lockPatience = 20 * time.Second // where a commit is safe without the lock
-	maxAgent     = 256 << 20
-	maxListed    = 1 << 20 // objects below packs/
 )
 
 // DefaultChannel is the channel of PublishOptions without one.
@@ -40,31 +33,21 @@ type publication struct {
 	p     *trust.Publisher
 	o     PublishOptions
 	meter *meter
+	kept  kept
 	files []release.File // of the tree, without places
+	out   *outbox
 	pack  packer
-	have  map[string]int64 // sizes of the objects below packs/ and agents/
-	seen  int64            // version of the timestamp have was listed for
-	cache map[release.Digest]*release.Manifest
-	total tally // of agents and manifests
-	sent  bool  // the agents are in the bucket
-}
-
-// A state is what the bucket held when a try began.
-type state struct {
-	view     *trust.View
-	channel  *release.Channel    // nil: nothing is published on it
-	before   *release.Manifest   // of channel
-	recent   []*release.Manifest // before first, then the newest others
-	channels map[string]*release.Channel
+	stock *stock
 }
 
 // Publish packs the tree, uploads what no recent release holds, and commits
-// the new release and the channel in one step. It holds the lock while it
-// commits, and builds again on the new state when another publisher won, so
-// that no release is lost. Killed anywhere, it leaves the bucket's visible
-// state as it was. The same tree again is no release: Published.New is false.
-// A file that cannot be in a release is ErrTree. A dry run writes and signs
-// nothing, so p needs no keys for it.
+// the new release and the channel in one step. When another publisher won it
+// builds again on the new state, under the lock, so that no release is lost;
+// where the bucket cannot keep publishers apart by itself it takes the lock
+// first. Killed anywhere, it leaves the bucket's visible state as it was. The
+// same tree again is no release: Published.New is false. A file that cannot be
+// in a release is ErrTree. A dry run writes and signs nothing, so p needs no
+// keys for it.
 func (s *Store) Publish(ctx context.Context, p *trust.Publisher, o PublishOptions) (Published, error) {
 	start := time.Now()
 	if o.Channel == "" {
@@ -83,15 +66,31 @@ func (s *Store) Publish(ctx context.Context, p *trust.Publisher, o PublishOption
 	if o.Roles == nil {
 		o.Roles = map[string]release.Role{}
 	}
-	pub := &publication{s: s, p: p, o: o, meter: newMeter(o.Progress), cache: map[release.Digest]*release.Manifest{}}
-	pub.pack.bucket, pub.pack.dir, pub.pack.meter, pub.pack.made = pub.target(), o.Dir, pub.meter, index{}
-	out, err := pub.run(ctx)
+	ctx, cancel := context.WithCancel(ctx)
+	u := &publication{s: s, p: p, o: o, meter: newMeter(o.Progress), kept: kept{o.Cache}}
+	u.out = newOutbox(ctx, u.target())
+	u.pack = packer{out: u.out, dir: o.Dir, meter: u.meter, made: index{}}
+	cache := openTreeCache(o.Cache, o.Dir)
+	out, err := u.run(ctx, cache)
+	if errors.Is(err, errChanged) && len(cache.entries) > 0 {
+		s.log().Warn("the project's files are not what was remembered of them: reading them all")
+		cache.forget()
+		out, err = u.run(ctx, openTreeCache("", o.Dir))
+	}
+	if err != nil {
+		cancel()
+	}
+	if u.stock != nil {
+		<-u.stock.done
+	}
+	if lost := u.out.wait(); err == nil {
+		err = lost
+	}
+	cancel()
 	if err != nil {
 		return out, fmt.Errorf("publish: %w", err)
 	}
-	out.Uploaded += pub.pack.uploaded + pub.total.uploaded
-	out.Present += pub.pack.present + pub.total.present
-	out.Bytes += pub.pack.bytes + pub.total.bytes
+	out.Uploaded, out.Present, out.Bytes = u.out.sent.uploaded, u.out.sent.present, u.out.sent.bytes
 	out.Seconds = time.Since(start).Seconds()
 	return out, nil
 }
@@ -104,30 +103,20 @@ func (u *publication) target() bucket.Bucket {
 	return u.s.Bucket
 }
 
-func (u *publication) run(ctx context.Context) (Published, error) {
-	cache := openTreeCache(u.o.Cache, u.o.Dir)
-	out, err := u.attempt(ctx, cache)
-	if errors.Is(err, errChanged) && len(cache.entries) > 0 {
-		u.s.log().Warn("the project's files are not what was remembered of them: reading them all")
-		cache.forget()
-		out, err = u.attempt(ctx, openTreeCache("", u.o.Dir))
-	}
-	return out, err
-}
-
-func (u *publication) attempt(ctx context.Context, cache *treeCache) (Published, error) {
-	var err error
-	if u.files, err = scan(ctx, u.o.Dir, u.o.Ignore, cache, u.s.log(), u.meter); err != nil {
+func (u *publication) run(ctx context.Context, cache *treeCache) (Published, error) {
+	st, err := u.first(ctx, cache)
+	if err != nil {
 		return Published{}, err
 	}
-	// What is long goes first and without the lock: content has names of its
-	// own, and nobody sees it before the commit.
-	out, st, err := u.prepare(ctx)
-	if err != nil || !out.New {
+	out, err := u.prepare(ctx, st)
+	if err != nil || !out.New || u.o.DryRun {
 		return out, err
 	}
-	if u.o.DryRun {
-		return u.build(ctx, st, out, nil)
+	if u.atomic() {
+		if out, err = u.build(ctx, st, out); !outrun(err) {
+			return out, err
+		}
+		u.tellAgain(1)
 	}
 	unlock, err := u.lock(ctx)
 	if err != nil {
@@ -141,19 +130,56 @@ func (u *publication) attempt(ctx context.Context, cache *treeCache) (Published,
 		}
 	}()
 	for try := range commitTries {
-		if out, st, err = u.prepare(ctx); err != nil || !out.New {
+		if st, err = u.look(ctx); err != nil {
 			return out, err
 		}
-		out, err = u.build(ctx, st, out, u.commit)
-		if !errors.Is(err, trust.ErrConflict) {
+		if out, err = u.prepare(ctx, st); err != nil || !out.New {
 			return out, err
 		}
-		u.s.log().Info("another publisher was first, building on its release", "try", try+1)
+		if out, err = u.build(ctx, st, out); !outrun(err) {
+			return out, err
+		}
+		u.tellAgain(try + 1)
 		if err := pause(ctx, time.Duration(try+1)*100*time.Millisecond); err != nil {
 			return out, err
 		}
 	}
 	return out, fmt.Errorf("after %d tries: %w", commitTries, trust.ErrConflict)
+}
+
+// first reads the tree and looks at the bucket side by side.
+func (u *publication) first(ctx context.Context, cache *treeCache) (*state, error) {
+	var st *state
+	var seen error
+	looked := make(chan struct{})
+	lctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		defer close(looked)
+		st, seen = u.look(lctx)
+	}()
+	var err error
+	if u.files, err = scan(ctx, u.o.Dir, u.o.Ignore, cache, u.s.log(), u.meter); err != nil {
+		cancel()
+	}
+	<-looked
+	if err != nil {
+		return nil, err
+	}
+	return st, seen
+}
+
+// outrun reports whether a commit failed for something that the next try sees.
+func outrun(err error) bool { return errors.Is(err, trust.ErrConflict) || errors.Is(err, errLostPack) }
+
+func (u *publication) tellAgain(try int) {
+	u.s.log().Info("the bucket has changed meanwhile, building on what it holds now", "try", try)
+}
+
+// atomic reports whether the bucket itself keeps publishers apart.
+func (u *publication) atomic() bool {
+	caps := u.s.Bucket.Caps()
+	return caps.IfAbsent && caps.IfMatch
 }
 
 // pause waits between half and all of d.
@@ -171,8 +197,7 @@ func pause(ctx context.Context, d time.Duration) error {
 // lock takes the publishers' lock. Where the commit itself is safe it is not
 // waited for longer than spares work; elsewhere until it must have expired.
 func (u *publication) lock(ctx context.Context) (func(context.Context) error, error) {
-	caps := u.s.Bucket.Caps()
-	safe := caps.IfAbsent && caps.IfMatch
+	safe := u.atomic()
 	patience := lockTTL + lockPatience
 	if safe {
 		patience = lockPatience
@@ -201,240 +226,75 @@ func (u *publication) lock(ctx context.Context) (func(context.Context) error, er
 	}
 }
 
-// prepare looks at the present state, and uploads the content it lacks. With
-// Published.New false there is nothing left to do.
-func (u *publication) prepare(ctx context.Context) (Published, *state, error) {
-	st, err := u.state(ctx)
-	if err != nil {
-		return Published{}, nil, err
-	}
-	if err := u.list(ctx, st.view.Timestamp); err != nil {
-		return Published{}, nil, err
-	}
-	if err := u.agents(ctx); err != nil {
-		return Published{}, nil, err
-	}
+// prepare compares the tree with the present state and packs the content it
+// lacks. With Published.New false there is nothing left to do, and of a dry run
+// not either.
+func (u *publication) prepare(ctx context.Context, st *state) (Published, error) {
 	out, err := u.compare(st)
-	if err != nil || !out.New {
-		return out, st, err
+	if err != nil {
+		return out, err
 	}
-	pieces, bytes := u.index(st).missing(u.files)
+	if !out.New {
+		return out, u.stock.wait()
+	}
+	if st.places, err = u.index(ctx, st); err != nil {
+		return out, err
+	}
+	pieces, bytes := st.places.missing(u.files)
 	phase := "upload"
 	if u.o.DryRun {
 		phase = "pack"
 	}
 	u.meter.phase(phase, bytes)
-	return out, st, u.pack.pack(ctx, pieces)
-}
-
-func (u *publication) state(ctx context.Context) (*state, error) {
-	v, err := u.p.View(ctx)
-	if err != nil {
-		return nil, err
-	}
-	st := &state{view: v}
-	if st.channels, err = u.s.channels(ctx, v); err != nil {
-		return nil, err
-	}
-	for _, c := range st.channels {
-		if c.Project != u.o.Project {
-			return nil, fmt.Errorf("the bucket holds project %.100q, not %q: %w", c.Project, u.o.Project, release.ErrWrongFleet)
-		}
-	}
-	if st.channel = st.channels[u.o.Channel]; st.channel != nil {
-		if st.before, err = u.manifest(ctx, v, st.channel.Release, nil); err != nil {
-			return nil, err
-		}
-		st.recent = append(st.recent, st.before)
-	}
-	for _, t := range listed(v) {
-		if len(st.recent) == recentKnown {
-			break
-		}
-		if st.channel != nil && targetName(t.Name) == st.channel.Release {
-			continue
-		}
-		m, err := u.manifest(ctx, v, targetName(t.Name), st.before)
-		if err != nil {
-			return nil, err
-		}
-		st.recent = append(st.recent, m)
-	}
-	return st, nil
-}
-
-// manifest is Store.Manifest with a memory that lives as long as the publish.
-func (u *publication) manifest(ctx context.Context, v *trust.View, name string, have *release.Manifest) (*release.Manifest, error) {
-	t, ok := v.Target(releaseTarget(name))
-	if m := u.cache[t.Digest]; ok && m != nil {
-		return m, nil
-	}
-	m, err := u.s.Manifest(ctx, v, name, have)
-	if err == nil {
-		u.cache[t.Digest] = m
-	}
-	return m, err
-}
-
-// list learns which packs and agents the bucket really holds, so that content
-// somebody deleted is uploaded again.
-func (u *publication) list(ctx context.Context, version int64) error {
-	if u.have != nil && u.seen == version {
-		return nil
-	}
-	have := map[string]int64{}
-	for _, prefix := range []string{"packs/", "agents/"} {
-		for o, err := range u.s.Bucket.List(ctx, prefix, "") {
-			if err != nil {
-				return fmt.Errorf("list %s: %w", prefix, err)
-			}
-			if len(have) < maxListed {
-				have[o.Key] = o.Size
-			}
-		}
-	}
-	u.have, u.seen = have, version
-	for _, a := range u.o.Agents {
-		if _, ok := have["agents/"+a.Digest.Hex()]; !ok {
-			u.sent = false
-		}
-	}
-	for d, p := range u.pack.made {
-		if !u.holds(p.pack) {
-			delete(u.pack.made, d) // garbage for a collector, before anything named it
-		}
-	}
-	return nil
-}
-
-func (u *publication) holds(p release.Pack) bool {
-	n, ok := u.have[packKey(p.Digest)]
-	return ok && n == p.Size
-}
-
-// index returns where the content of the tree is stored already.
-func (u *publication) index(st *state) index {
-	x := index{}
-	for _, m := range st.recent {
-		x.addManifest(m, u.holds)
-	}
-	x.forget(u.files)
-	for d, p := range u.pack.made {
-		x[d] = p
-	}
-	return x
-}
-
-// compare says what the tree changes; New is false when the channel already
-// has exactly this.
-func (u *publication) compare(st *state) (Published, error) {
-	m := &release.Manifest{Schema: release.SchemaVersion, Project: u.o.Project, Files: u.files, Roles: u.o.Roles}
-	out := Published{New: true, Files: fileChanges(st.before, m)}
-	if st.before == nil {
-		return out, nil
-	}
-	out.Previous = st.before.Name()
-	now, err := m.ContentDigest()
-	if err != nil {
+	if err := u.pack.pack(ctx, pieces); err != nil {
 		return out, err
 	}
-	then, err := st.before.ContentDigest()
-	if err != nil {
-		return out, err
+	for _, p := range pieces {
+		st.places[p.blob.Digest] = u.pack.made[p.blob.Digest]
 	}
-	if now != then {
+	if !u.o.DryRun {
 		return out, nil
 	}
-	for _, p := range st.before.Packs {
-		if !u.holds(p) {
-			u.s.log().Warn("the bucket has lost a pack: publishing its content again", "release", out.Previous, "pack", p.Digest.Short())
-			return out, nil
-		}
+	if err := u.stock.wait(); err != nil {
+		return out, err
 	}
-	out.New, out.Release, out.Digest = false, st.channel.Release, st.channel.Manifest
-	out.Roles, err = roleChanges(st.before, st.before)
-	return out, err
+	return u.build(ctx, st, out)
 }
 
-// agents uploads the agent binaries that the bucket lacks, once.
-func (u *publication) agents(ctx context.Context) error {
-	if u.sent {
-		return nil
-	}
-	for _, a := range u.o.Agents {
-		key := "agents/" + a.Digest.Hex()
-		_, ok := u.have[key]
-		switch {
-		case ok:
-			u.total.present++
-			continue
-		case a.Path == "":
-			return fmt.Errorf("agent for %s: the bucket has no %s: %w", a.Arch, key, bucket.ErrNotExist)
-		}
-		data, err := readAgent(a)
-		if err != nil {
-			return err
-		}
-		t, err := putNamed(ctx, u.target(), key, data)
-		if err != nil {
-			return err
-		}
-		u.total.add(t)
-		u.have[key] = int64(len(data))
-	}
-	u.sent = true
-	return nil
-}
-
-// readAgent returns the bytes of an agent, which must be the pinned ones.
-func readAgent(a Agent) ([]byte, error) {
-	f, err := os.Open(a.Path)
-	if err != nil {
-		return nil, fmt.Errorf("agent for %s: %w", a.Arch, err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxAgent+1))
-	if err != nil {
-		return nil, fmt.Errorf("agent for %s: %w", a.Arch, err)
-	}
-	if release.DigestFromSum(sha256.Sum256(data)) != a.Digest {
-		return nil, fmt.Errorf("agent for %s: %s is not the pinned %s: %w", a.Arch, a.Path, a.Digest, trust.ErrUntrusted)
-	}
-	return data, nil
-}
-
-// build makes the manifest on top of st and hands it to commit (nil: a dry
-// run), with the ways for it to travel uploaded before.
-func (u *publication) build(ctx context.Context, st *state, out Published, commit func(context.Context, *state, *release.Manifest, []byte, trust.Carry) error) (Published, error) {
+// build makes the manifest on top of st and commits it, unless on a dry run.
+func (u *publication) build(ctx context.Context, st *state, out Published) (Published, error) {
 	m := &release.Manifest{Schema: release.SchemaVersion, Project: u.o.Project, Number: st.next(), Source: u.o.Source, Roles: u.o.Roles}
 	var slots []release.Pack
 	if st.before != nil {
 		slots = st.before.Packs
 	}
-	m.Files, m.Packs = u.index(st).locate(u.files, slots)
-	body, err := m.Bytes()
+	m.Files, m.Packs = st.places.locate(u.files, slots)
+	// What readers would refuse must not get a signature.
+	body, err := m.Sealed()
+	if errors.Is(err, release.ErrFormat) {
+		err = fmt.Errorf("%w: %w", ErrTree, err)
+	}
 	if err != nil {
 		return out, err
-	}
-	// What readers would refuse must not get a signature.
-	if m, err = release.ParseManifest(body); err != nil {
-		return out, fmt.Errorf("%w: %w", ErrTree, err)
 	}
 	out.Release, out.Digest = m.Name(), release.DigestOf(body)
 	if out.Roles, err = roleChanges(st.before, m); err != nil {
 		return out, err
 	}
 	u.meter.phase("sign", 0)
-	ways, err := manifestWays(body, st.recent[:min(len(st.recent), deltasKept)])
+	ways, err := waysFrom(text{out.Digest, body}, st.dictionaries())
 	if err != nil {
 		return out, err
 	}
-	t, err := putObjects(ctx, u.target(), ways)
-	u.total.add(t)
-	if err != nil || commit == nil {
-		return out, err
+	for _, w := range ways {
+		if err := u.out.send(w.key, w.data, nil); err != nil {
+			return out, err
+		}
 	}
-	return out, commit(ctx, st, m, body, carried(ways, st.before != nil, u.pack.fresh))
+	if u.o.DryRun {
+		return out, nil
+	}
+	return out, u.commit(ctx, st, m, text{out.Digest, body}, carried(ways, st.before != nil, u.pack.fresh))
 }
 
 // next returns a number higher than any that was used.
@@ -451,10 +311,10 @@ func (st *state) next() int {
 	return n + 1
 }
 
-func (u *publication) commit(ctx context.Context, st *state, m *release.Manifest, body []byte, carry trust.Carry) error {
+func (u *publication) commit(ctx context.Context, st *state, m *release.Manifest, to text, carry trust.Carry) error {
 	c := release.Channel{
 		Schema: release.SchemaVersion, Project: u.o.Project, Name: u.o.Channel, Serial: 1, Floor: m.Number,
-		Release: m.Name(), Manifest: release.DigestOf(body), Time: u.o.Source.Time,
+		Release: m.Name(), Manifest: to.digest, Time: u.o.Source.Time,
 	}
 	if st.channel != nil {
 		c.Serial = st.channel.Serial + 1
@@ -464,12 +324,36 @@ func (u *publication) commit(ctx context.Context, st *state, m *release.Manifest
 		return err
 	}
 	ch := trust.Change{
-		Blobs:  map[string][]byte{releaseTarget(m.Name()): body, channelTarget(u.o.Channel): pointer},
+		Blobs:  map[string][]byte{releaseTarget(m.Name()): to.body, channelTarget(u.o.Channel): pointer},
 		Remove: st.obsolete(u.o.Channel),
 		Carry:  carry,
+		Beside: func(context.Context) error { return u.complete(m) },
 	}
-	_, err = u.p.Commit(ctx, st.view, ch)
-	return err
+	v, err := u.p.Commit(ctx, st.view, ch)
+	if err != nil {
+		// A next try must not count on what is still under way.
+		if lost := u.out.wait(); lost != nil {
+			return lost
+		}
+		return err
+	}
+	u.kept.put(to.digest, to.body)
+	u.kept.put(release.DigestOf(pointer), pointer)
+	u.kept.prune(v)
+	return nil
+}
+
+// complete reports whether the bucket holds all that m refers to.
+func (u *publication) complete(m *release.Manifest) error {
+	if err := u.stock.wait(); err != nil {
+		return err
+	}
+	for _, p := range m.Packs {
+		if !u.pack.packs[p] && !u.stock.holds(p) {
+			return fmt.Errorf("pack %s: %w", p.Digest.Short(), errLostPack)
+		}
+	}
+	return u.out.wait()
 }
 
 // obsolete lists the releases beyond the newest ones that no channel other
