@@ -40,6 +40,7 @@ func (u *publication) look(ctx context.Context) (*state, error) {
 	first := u.stock == nil
 	if !first {
 		<-u.stock.done
+		u.out.forgetAll() // what was sent before may have been collected as garbage
 	}
 	u.stock = u.take(u.out.ctx)
 	st := &state{view: v, bodies: map[release.Digest][]byte{}}

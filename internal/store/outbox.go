@@ -95,6 +95,13 @@ func (o *outbox) forget(keys ...string) {
 	}
 }
 
+// forgetAll lets all objects be sent once more.
+func (o *outbox) forgetAll() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	clear(o.known)
+}
+
 // wait returns when nothing is under way, with the first error there was.
 func (o *outbox) wait() error {
 	o.mu.Lock()
