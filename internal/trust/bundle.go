@@ -67,13 +67,9 @@ var errBundle = errors.New("bundle is not well-formed")
 // packBundle returns the bundle of objects by key. dict is nil for the form
 // that needs none.
 func packBundle(objects map[string][]byte, dict []byte) ([]byte, error) {
-	var plain bytes.Buffer
-	for _, key := range slices.Sorted(maps.Keys(objects)) {
-		fmt.Fprintf(&plain, "%s %d\n", key, len(objects[key]))
-		plain.Write(objects[key])
-	}
-	if plain.Len() > maxBundleUnpacked || len(objects) > maxBundleObjects {
-		return nil, fmt.Errorf("%d objects of %d bytes: %w", len(objects), plain.Len(), bucket.ErrTooLarge)
+	plain := joinObjects(objects)
+	if len(plain) > maxBundleUnpacked || len(objects) > maxBundleObjects {
+		return nil, fmt.Errorf("%d objects of %d bytes: %w", len(objects), len(plain), bucket.ErrTooLarge)
 	}
 	opts := []zstd.EOption{zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false),
 		zstd.WithWindowSize(maxBundleUnpacked), zstd.WithEncoderLevel(zstd.SpeedBetterCompression)}
@@ -85,7 +81,7 @@ func packBundle(objects map[string][]byte, dict []byte) ([]byte, error) {
 		return nil, fmt.Errorf("make encoder: %w", err)
 	}
 	defer e.Close()
-	packed := e.EncodeAll(plain.Bytes(), nil)
+	packed := e.EncodeAll(plain, nil)
 	if len(packed) > maxBundleBytes {
 		return nil, fmt.Errorf("%d bytes: %w", len(packed), bucket.ErrTooLarge)
 	}
@@ -121,22 +117,37 @@ func unpackBundle(packed, dict []byte) (map[string][]byte, error) {
 }
 
 func parseBundle(plain []byte) (map[string][]byte, error) {
+	objects, err := splitObjects(plain, maxBundleObjects)
+	maps.DeleteFunc(objects, func(key string, data []byte) bool { return !carriable(key, data) })
+	return objects, err
+}
+
+// joinObjects writes for each object a line with its key, a space and its size,
+// and then the object.
+func joinObjects(objects map[string][]byte) []byte {
+	var b bytes.Buffer
+	for _, key := range slices.Sorted(maps.Keys(objects)) {
+		fmt.Fprintf(&b, "%s %d\n", key, len(objects[key]))
+		b.Write(objects[key])
+	}
+	return b.Bytes()
+}
+
+// splitObjects is the way back. The objects share the memory of b.
+func splitObjects(b []byte, most int) (map[string][]byte, error) {
 	objects := map[string][]byte{}
-	for n := 0; len(plain) > 0; n++ {
-		line, _, ok := bytes.Cut(plain[:min(len(plain), bucket.MaxKey+32)], []byte("\n"))
+	for n := 0; len(b) > 0; n++ {
+		line, _, ok := bytes.Cut(b[:min(len(b), bucket.MaxKey+32)], []byte("\n"))
 		key, text, spaced := strings.Cut(string(line), " ")
 		size, err := strconv.ParseUint(text, 10, 32)
-		if !ok || !spaced || err != nil || bucket.CheckKey(key) != nil || n == maxBundleObjects {
+		if !ok || !spaced || err != nil || bucket.CheckKey(key) != nil || n == most {
 			return nil, fmt.Errorf("object %d: %w", n+1, errBundle)
 		}
-		rest := plain[len(line)+1:]
+		rest := b[len(line)+1:]
 		if size > uint64(len(rest)) {
 			return nil, fmt.Errorf("%s ends after %d of %d bytes: %w", key, len(rest), size, errBundle)
 		}
-		if data := rest[:size:size]; carriable(key, data) {
-			objects[key] = data
-		}
-		plain = rest[size:]
+		objects[key], b = rest[:size:size], rest[size:]
 	}
 	return objects, nil
 }

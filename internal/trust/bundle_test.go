@@ -387,7 +387,10 @@ func TestRefresh_RootChangesBetweenTwoAnswers(t *testing.T) {
 			r.RevokeKey(old, role)
 		}
 	}, w.keys.Ops)
-	s := c.known
+	s, err := verify(w.anchor, c.known.files, w.now)
+	if err != nil {
+		t.Fatal(err)
+	}
 	sn, ts := s.snapshot, s.timestamp
 	sn.Signed.Version, ts.Signed.Version = 9, 9
 	b := signedBy(t, sn, fresh)

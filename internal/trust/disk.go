@@ -5,24 +5,23 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
 )
 
-// A disk is the little that durable state needs of a file system. Names are
-// relative and slash-separated. What Write wrote is on the disk when it
-// returns; that a name is there, or gone, only after Sync of its folder.
+// A disk is the little that durable state needs of a folder. What Write wrote is
+// on the disk when it returns; that a name is there, or gone, only after Sync.
 type disk interface {
 	Read(name string, max int64) ([]byte, error) // an error if there is more than max
-	Write(name string, b []byte) error
+	Write(files map[string][]byte) error
 	Rename(from, to string) error
-	Mkdir(name string) error
-	RemoveAll(name string) error
-	Sync(folder string) error
+	Sync() error
 }
 
 // osDisk is a folder of the machine.
 type osDisk struct{ dir string }
 
-func (d osDisk) path(name string) string { return filepath.Join(d.dir, filepath.FromSlash(name)) }
+func (d osDisk) path(name string) string { return filepath.Join(d.dir, name) }
 
 func (d osDisk) Read(name string, max int64) ([]byte, error) {
 	f, err := os.Open(d.path(name))
@@ -37,7 +36,20 @@ func (d osDisk) Read(name string, max int64) ([]byte, error) {
 	return b, err
 }
 
-func (d osDisk) Write(name string, b []byte) (err error) {
+// Write has the files flushed side by side, so that the file system can do it
+// at once.
+func (d osDisk) Write(files map[string][]byte) error {
+	var g errgroup.Group
+	for name, b := range files {
+		g.Go(func() error { return d.write(name, b) })
+	}
+	return g.Wait()
+}
+
+func (d osDisk) write(name string, b []byte) (err error) {
+	if err := d.clear(name); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(d.path(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
@@ -53,22 +65,24 @@ func (d osDisk) Write(name string, b []byte) (err error) {
 	return f.Sync()
 }
 
+// clear removes a folder in a file's place: it is damage, and would stay for
+// ever.
+func (d osDisk) clear(name string) error {
+	if info, err := os.Lstat(d.path(name)); err == nil && info.IsDir() {
+		return os.RemoveAll(d.path(name))
+	}
+	return nil
+}
+
 func (d osDisk) Rename(from, to string) error {
-	// A folder in the file's place is damage, and would stay for ever.
-	if info, err := os.Lstat(d.path(to)); err == nil && info.IsDir() {
-		if err := os.RemoveAll(d.path(to)); err != nil {
-			return err
-		}
+	if err := d.clear(to); err != nil {
+		return err
 	}
 	return os.Rename(d.path(from), d.path(to))
 }
 
-func (d osDisk) Mkdir(name string) error { return os.Mkdir(d.path(name), 0o700) }
-
-func (d osDisk) RemoveAll(name string) error { return os.RemoveAll(d.path(name)) }
-
-func (d osDisk) Sync(folder string) error {
-	f, err := os.Open(d.path(folder))
+func (d osDisk) Sync() error {
+	f, err := os.Open(d.dir)
 	if err != nil {
 		return err
 	}

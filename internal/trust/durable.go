@@ -3,8 +3,8 @@ package trust
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -13,9 +13,9 @@ import (
 )
 
 // The names in a client's folder. The metadata verified last are in one of
-// the folders a and b; the other one is what was before, or torn. currentFile
-// says which, and floorFile holds the floor once more. Both are sealed, so
-// that a flipped bit makes them absent and not wrong.
+// the files a and b; the other one is what was before, or torn. currentFile
+// says which, and floorFile holds the floor once more. All are sealed, so that
+// a flipped bit makes them absent and not wrong.
 const (
 	currentFile = "cur"
 	floorFile   = "floor.json"
@@ -64,10 +64,13 @@ type state struct {
 type durable struct {
 	disk   disk
 	anchor release.Digest
+	known  *set // verified before in this process; may be nil
 }
 
 // load reads what is there and leaves out what is torn, forged or of another
-// project. Each set it returns was verified again.
+// project. The set it returns was verified again, from the anchor on, unless it
+// is byte for byte the one that this process has verified. The generation that
+// is not named counts only where the other one does not.
 func (d *durable) load() *state {
 	st := &state{}
 	cur, ok := d.current()
@@ -77,20 +80,35 @@ func (d *durable) load() *state {
 	if f, ok := d.floorFile(); ok {
 		st.floors = append(st.floors, f)
 	}
-	for _, g := range generations() {
-		s, err := verify(d.anchor, d.read(g), time.Time{})
+	order := generations()
+	if cur.Generation == order[1] {
+		slices.Reverse(order)
+	}
+	for _, g := range order {
+		s, err := d.verified(g)
 		if err != nil {
 			continue
 		}
 		st.floors = append(st.floors, floorOf(s, d.anchor))
-		if st.set == nil || g == cur.Generation || cur.Generation != st.generation && s.newer(st.set) {
+		if st.set == nil || s.newer(st.set) {
 			st.generation, st.set = g, s
+		}
+		if ok && g == cur.Generation {
+			break
 		}
 	}
 	if st.set != nil && release.DigestOf(st.set.files[timestampFile]) == cur.Timestamp {
 		st.etag = cur.ETag
 	}
 	return st
+}
+
+func (d *durable) verified(gen string) (*set, error) {
+	f := d.read(gen)
+	if d.known != nil && d.known.files.equal(f) {
+		return d.known, checkAnchor(d.anchor, f[rootFile(1)])
+	}
+	return verify(d.anchor, f, time.Time{})
 }
 
 func (s *set) newer(t *set) bool {
@@ -124,22 +142,30 @@ func (d *durable) floorFile() (floor, bool) {
 	return f, ok
 }
 
-// read returns the files of one generation, without what cannot be read.
+// A generation is one file: a line with the digest of the rest, and the rest as
+// joinObjects writes it.
+const maxGenerationBytes = maxRoots*maxRootBytes + maxTimestampBytes + maxSnapshotBytes + 3*maxTargetsBytes + 1<<20
+
+// read returns the files of one generation, none if it is torn.
 func (d *durable) read(gen string) files {
-	f := files{}
-	for n := int64(1); n <= maxRoots; n++ {
-		b, err := d.disk.Read(gen+"/"+rootFile(n), maxRootBytes)
-		if err != nil {
-			break
-		}
-		f[rootFile(n)] = b
+	b, err := d.disk.Read(gen, maxGenerationBytes)
+	if err != nil {
+		return nil
 	}
-	for _, name := range nonRoot() {
-		if b, err := d.disk.Read(gen+"/"+name, maxTargetsBytes); err == nil {
-			f[name] = b
-		}
+	sum, rest, _ := bytes.Cut(b, []byte("\n"))
+	if string(sum) != release.DigestOf(rest).String() {
+		return nil
+	}
+	f, err := splitObjects(rest, maxRoots+len(nonRoot()))
+	if err != nil {
+		return nil
 	}
 	return f
+}
+
+func (f files) generation() []byte {
+	b := joinObjects(f)
+	return append([]byte(release.DigestOf(b).String()+"\n"), b...)
 }
 
 // commit makes s what the folder holds. A zero ref says that s may have been
@@ -149,12 +175,10 @@ func (d *durable) commit(st *state, s *set, etag string, ref, now time.Time) err
 	if !ref.IsZero() && now.After(fl.Time) {
 		fl.Time = now
 	}
-	gen := st.generation
+	gen, more := st.generation, map[string][]byte{}
 	if st.set == nil || !st.set.files.equal(s.files) {
 		gen = other(st.generation)
-		if err := d.write(gen, s.files); err != nil {
-			return err
-		}
+		more[gen] = s.files.generation()
 	}
 	c := current{Generation: gen, Version: s.timestamp.Signed.Version, ETag: etag, Timestamp: release.DigestOf(s.files[timestampFile]), Checked: now, Floor: fl,
 		LookAfter: rootInterval - rand.N(rootInterval/4)}
@@ -163,7 +187,7 @@ func (d *durable) commit(st *state, s *set, etag string, ref, now time.Time) err
 			c.Expires = l.expires
 		}
 	}
-	return errors.Join(d.seal(currentFile, c), d.seal(floorFile, fl))
+	return d.seal(c, fl, more)
 }
 
 // raised reports whether both places have number, or a higher one, on record.
@@ -185,13 +209,12 @@ func (d *durable) raise(number int) error {
 		}
 	}
 	fl.Release = max(fl.Release, number)
-	if c, ok := d.current(); ok {
-		c.Floor = fl
-		if err := d.seal(currentFile, c); err != nil {
-			return err
-		}
+	c, ok := d.current()
+	if !ok {
+		return d.seal(nil, fl, nil)
 	}
-	return d.seal(floorFile, fl)
+	c.Floor = fl
+	return d.seal(c, fl, nil)
 }
 
 func other(gen string) string {
@@ -213,22 +236,6 @@ func (f files) equal(g files) bool {
 	return true
 }
 
-// write replaces a generation that nothing names.
-func (d *durable) write(gen string, f files) error {
-	if err := d.disk.RemoveAll(gen); err != nil {
-		return err
-	}
-	if err := d.disk.Mkdir(gen); err != nil {
-		return err
-	}
-	for name, b := range f {
-		if err := d.disk.Write(gen+"/"+name, b); err != nil {
-			return err
-		}
-	}
-	return d.disk.Sync(gen) // its own name is synced with that of cur
-}
-
 // A sealed file carries the digest of its value.
 type sealed struct {
 	Value json.RawMessage `json:"value"`
@@ -237,24 +244,41 @@ type sealed struct {
 
 const maxSealedBytes = 256 << 10
 
-// seal replaces a file with v, whole or not at all.
-func (d *durable) seal(name string, v any) error {
+// seal replaces currentFile with c (unless that is nil) and floorFile with fl,
+// each whole or not at all, after it has written more, which nothing names yet.
+func (d *durable) seal(c any, fl floor, more map[string][]byte) error {
+	files := map[string][]byte{}
+	maps.Copy(files, more)
+	var names []string
+	for name, v := range map[string]any{currentFile: c, floorFile: fl} {
+		if v == nil {
+			continue
+		}
+		b, err := sealedBytes(v)
+		if err != nil {
+			return fmt.Errorf("encode %s: %w", name, err)
+		}
+		files[name+".new"] = b
+		names = append(names, name)
+	}
+	if err := d.disk.Write(files); err != nil {
+		return err
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		if err := d.disk.Rename(name+".new", name); err != nil {
+			return err
+		}
+	}
+	return d.disk.Sync()
+}
+
+func sealedBytes(v any) ([]byte, error) {
 	value, err := json.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("encode %s: %w", name, err)
+		return nil, err
 	}
-	b, err := json.Marshal(sealed{value, release.DigestOf(value)})
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", name, err)
-	}
-	tmp := name + ".new"
-	if err := d.disk.Write(tmp, b); err != nil {
-		return err
-	}
-	if err := d.disk.Rename(tmp, name); err != nil {
-		return err
-	}
-	return d.disk.Sync(".")
+	return json.Marshal(sealed{value, release.DigestOf(value)})
 }
 
 // unseal reports whether the file is there, whole and fits v.

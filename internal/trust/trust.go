@@ -141,6 +141,7 @@ func (c *Client) refresh(ctx context.Context, lax bool) (*View, error) {
 // again, from the anchor on. Torn or lost local state heals itself.
 func (c *Client) Last() (*View, error) {
 	st := c.durable().load()
+	c.known = st.set
 	if st.set == nil {
 		return nil, fmt.Errorf("this machine has verified no metadata yet: %w", ErrNoRelease)
 	}
@@ -198,10 +199,13 @@ func (c *Client) keep(ctx context.Context, s *set, etag string) error {
 	if err := checkFloors(st.floors, s); err != nil {
 		return err
 	}
+	c.known = s
 	return d.commit(st, s, etag, c.reference(st.floors), c.now())
 }
 
-func (c *Client) durable() *durable { return &durable{disk: osDisk{c.Dir}, anchor: c.Anchor} }
+func (c *Client) durable() *durable {
+	return &durable{disk: osDisk{c.Dir}, anchor: c.Anchor, known: c.known}
+}
 
 func (c *Client) now() time.Time {
 	if c.Now == nil {
