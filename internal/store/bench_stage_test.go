@@ -211,19 +211,32 @@ func BenchmarkStageTree(b *testing.B) {
 					})
 				})
 				for i, c := range changes {
-					b.Run(c.name, func(b *testing.B) {
-						m0, m := bw.manifest(b, 0), bw.manifest(b, i+1)
-						bw.measure(b, func() (*release.Manifest, StageOptions) {
-							parent := benchTree(b)
-							old := filepath.Join(parent, "old")
-							mustStage(b, bw.bucket, m0, StageOptions{Dir: old})
-							return m, StageOptions{Dir: filepath.Join(parent, "new"), Reuse: []Staged{{Dir: old, Manifest: m0}}}
-						})
+					m := bw.manifest(b, i+1)
+					b.Run(c.name+"/links", func(b *testing.B) {
+						bw.measure(b, func() (*release.Manifest, StageOptions) { return m, bw.before(b, false) })
+					})
+					b.Run(c.name+"/spare", func(b *testing.B) {
+						bw.measure(b, func() (*release.Manifest, StageOptions) { return m, bw.before(b, true) })
 					})
 				}
 			})
 		}
 	}
+}
+
+// before makes the trees that a VM has before an update, with an older one or
+// without.
+func (w *benchWorld) before(b *testing.B, spare bool) StageOptions {
+	parent := benchTree(b)
+	m0 := w.manifest(b, 0)
+	now, old := filepath.Join(parent, "now"), filepath.Join(parent, "old")
+	o := StageOptions{Dir: filepath.Join(parent, "new"), Reuse: []Staged{{Dir: now}}, Remember: true}
+	mustStage(b, w.bucket, m0, StageOptions{Dir: now, Remember: true})
+	if spare {
+		o.Spare = Staged{Dir: old}
+		mustStage(b, w.bucket, m0, StageOptions{Dir: old, Reuse: o.Reuse, Remember: true})
+	}
+	return o
 }
 
 func (w *benchWorld) measure(b *testing.B, prepare func() (*release.Manifest, StageOptions)) {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -54,9 +53,4 @@ func lockDir(dir *os.File) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
-}
-
-// linkAt makes a hard link of a file in one folder in another.
-func linkAt(from *os.File, name string, to *os.File, as string) error {
-	return unix.Linkat(int(from.Fd()), filepath.Base(name), int(to.Fd()), filepath.Base(as), 0)
 }

@@ -20,5 +20,3 @@ func isNoSpace(err error) bool { return errors.Is(err, syscall.ENOSPC) }
 func syncTree(dir *os.File) error { return dir.Sync() }
 
 func lockDir(*os.File) (bool, error) { return true, nil }
-
-func linkAt(*os.File, string, *os.File, string) error { return errors.ErrUnsupported }

@@ -1,17 +1,18 @@
 package store
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/release"
@@ -23,6 +24,9 @@ const (
 	maxGap     = 128 << 10 // bytes that are read in vain rather than asked around
 	wholeShare = 0.6       // of a pack needed: it is read whole
 	fetchTries = 4         // of one span, without getting further
+
+	batchBytes  = 256 << 10 // of small frames that are read at once
+	memoryBytes = 16 << 20  // of frames and blobs between the network and the disk
 )
 
 // A want is one blob to be got, and the places in files it goes to.
@@ -121,8 +125,8 @@ func fetchBytes(m *release.Manifest, files, have []release.File) int64 {
 	return n
 }
 
-// A fetcher gets spans in parallel. sink takes each verified blob; it is
-// called from several goroutines.
+// A fetcher gets spans in parallel, and unpacks them while it reads on. sink
+// takes each verified blob; it is called from several goroutines.
 type fetcher struct {
 	bucket bucket.Bucket
 	coders *coders
@@ -130,9 +134,22 @@ type fetcher struct {
 	sink   func(w *want, data []byte) error
 	meter  *meter
 
+	loads   chan load
+	memory  *semaphore.Weighted
+	buffers sync.Pool // of *[]byte
+
 	mu       sync.Mutex
 	requests int
 	bytes    int64
+}
+
+// A load is what was read of a pack and is to be taken apart.
+type load struct {
+	key    string
+	off    int64 // of data in the pack
+	data   *[]byte
+	frames []*want
+	memory int64
 }
 
 func (f *fetcher) run(ctx context.Context, spans []span) error {
@@ -141,15 +158,29 @@ func (f *fetcher) run(ctx context.Context, spans []span) error {
 		total += s.end - s.off
 	}
 	f.meter.phase("fetch", total)
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(fetches)
-	for _, s := range spans {
-		if ctx.Err() != nil {
-			break
-		}
-		g.Go(func() error { return f.span(ctx, s) })
+	f.loads, f.memory = make(chan load), semaphore.NewWeighted(memoryBytes)
+	both, ctx := errgroup.WithContext(ctx)
+	for range min(len(spans), 1) * runtime.GOMAXPROCS(0) {
+		both.Go(func() error { return f.unpack(ctx) })
 	}
-	return g.Wait()
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetches)
+	both.Go(func() error {
+		defer close(f.loads)
+		for _, s := range spans {
+			if gctx.Err() != nil {
+				break
+			}
+			g.Go(func() error { return f.span(gctx, s) })
+		}
+		return errors.Join(g.Wait(), ctx.Err())
+	})
+	return both.Wait()
+}
+
+func (l *load) end() int64 {
+	last := l.frames[len(l.frames)-1]
+	return last.Offset + last.Stored
 }
 
 // span gets all frames of s, and goes on at the frame it had come to when a
@@ -176,7 +207,7 @@ func (f *fetcher) span(ctx context.Context, s span) error {
 	}
 }
 
-// read makes one request and returns how many frames came of it, and whether
+// read makes one request and returns how many frames were read, and whether
 // it was the connection that ended it. That a request cannot begin is not
 // tried again here: the bucket does so itself.
 func (f *fetcher) read(ctx context.Context, s span) (done int, broken bool, err error) {
@@ -197,32 +228,102 @@ func (f *fetcher) read(ctx context.Context, s span) (done int, broken bool, err 
 	case obj.Size > s.pack.Size:
 		return 0, false, fmt.Errorf("get %s for %s: it has %d bytes, not %d: %w", key, f.name(s.frames[0]), obj.Size, s.pack.Size, trust.ErrUntrusted)
 	}
-	br := bufio.NewReaderSize(r, 64<<10)
-	var frame, out []byte
-	pos := s.off
-	for _, w := range s.frames {
-		frame, out = grow(frame, w.Stored), grow(out, w.Size)
-		err := skip(br, w.Offset-pos)
-		if err == nil {
-			_, err = io.ReadFull(br, frame)
+	for pos := s.off; done < len(s.frames); {
+		l := load{key: key, frames: batch(s.frames[done:])}
+		l.off = l.frames[0].Offset
+		err := f.take(ctx, r, &l, l.off-pos)
+		if len(l.frames) > 0 {
+			select {
+			case f.loads <- l:
+			case <-ctx.Done():
+				return done, false, ctx.Err()
+			}
+			done += len(l.frames)
+			pos = l.end()
 		}
 		if err != nil {
 			err = short(err)
 			broken := errors.Is(err, bucket.ErrUnavailable) || errors.Is(err, bucket.ErrTruncated)
-			return done, broken, fmt.Errorf("get %s for %s: %w", key, f.name(w), err)
+			return done, broken, fmt.Errorf("get %s for %s: %w", key, f.name(s.frames[min(done, len(s.frames)-1)]), err)
 		}
-		f.count(0, w.Offset+w.Stored-pos)
-		pos = w.Offset + w.Stored
-		blob, err := f.coders.unpack(frame, out, w.Blob)
-		if err != nil {
-			return done, false, fmt.Errorf("get %s for %s: %w", key, f.name(w), err)
-		}
-		if err := f.sink(w, blob); err != nil {
-			return done, false, err
-		}
-		done++
 	}
 	return done, false, nil
+}
+
+// batch returns those of the frames that are read at once: small neighbours,
+// or one that is large.
+func batch(frames []*want) []*want {
+	n, size := 1, frames[0].Size
+	for n < len(frames) {
+		w := frames[n]
+		if size += w.Size; size > batchBytes || w.Offset+w.Stored-frames[0].Offset > batchBytes {
+			break
+		}
+		n++
+	}
+	return frames[:n]
+}
+
+// take reads the frames of l, which come after a gap, once there is memory for
+// them and for what comes out of them. After an error, l is left with those
+// that were read whole.
+func (f *fetcher) take(ctx context.Context, r io.Reader, l *load, gap int64) error {
+	n := l.end() - l.off
+	if l.memory = n; len(l.frames) == 1 {
+		l.memory += l.frames[0].Size
+	}
+	l.memory = min(l.memory, memoryBytes)
+	if err := f.memory.Acquire(ctx, l.memory); err != nil {
+		l.frames = nil
+		return err
+	}
+	b, _ := f.buffers.Get().(*[]byte)
+	if b == nil {
+		b = new([]byte)
+	}
+	*b, l.data = grow(*b, n), b
+	_, err := io.CopyN(io.Discard, r, gap)
+	got := 0
+	if err == nil {
+		got, err = io.ReadFull(r, *b)
+	}
+	for err != nil && len(l.frames) > 0 && l.end()-l.off > int64(got) {
+		l.frames = l.frames[:len(l.frames)-1]
+	}
+	if len(l.frames) == 0 {
+		f.memory.Release(l.memory)
+		return err
+	}
+	f.count(0, gap+l.end()-l.off)
+	return err
+}
+
+// unpack takes apart what was read, until no more comes.
+func (f *fetcher) unpack(ctx context.Context) error {
+	var out []byte
+	for l := range f.loads {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		for _, w := range l.frames {
+			out = grow(out, w.Size)
+			blob, err := f.coders.unpack((*l.data)[w.Offset-l.off:][:w.Stored], out, w.Blob)
+			if err != nil {
+				return fmt.Errorf("get %s for %s: %w", l.key, f.name(w), err)
+			}
+			if err := f.sink(w, blob); err != nil {
+				return err
+			}
+		}
+		if cap(*l.data) <= 2*batchBytes {
+			f.buffers.Put(l.data)
+		}
+		if cap(out) > 2*batchBytes {
+			out = nil
+		}
+		f.memory.Release(l.memory)
+	}
+	return nil
 }
 
 func (f *fetcher) count(requests int, bytes int64) {
@@ -231,11 +332,6 @@ func (f *fetcher) count(requests int, bytes int64) {
 	f.bytes += bytes
 	f.mu.Unlock()
 	f.meter.add(bytes, requests)
-}
-
-func skip(r *bufio.Reader, n int64) error {
-	_, err := io.CopyN(io.Discard, r, n)
-	return err
 }
 
 // short makes an early end of a body what it means here.

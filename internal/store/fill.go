@@ -2,11 +2,9 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path"
+	"maps"
 	"runtime"
 	"slices"
 	"strconv"
@@ -87,56 +85,54 @@ func (st *stager) findLinks(ctx context.Context) error {
 			}
 		}
 	}
+	cands := slices.Collect(maps.Keys(refs))
 	var mu sync.Mutex
-	st.links = map[int]ref{}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for c, list := range refs {
-		g.Go(func() error {
-			for _, r := range list {
-				if !st.intact(ctx, r) {
-					continue
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				for _, i := range need[c.digest] {
-					if st.l.files[i].Mode == c.mode {
-						st.links[i] = r
-					}
-				}
-				return nil
+	st.links, st.linked = map[int]ref{}, map[int]mark{}
+	return inParallel(ctx, len(cands), func(k int) error {
+		c := cands[k]
+		for _, r := range refs[c] {
+			m, ok := st.intact(ctx, r)
+			if !ok {
+				continue
 			}
-			return ctx.Err()
-		})
-	}
-	return g.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			for _, i := range need[c.digest] {
+				if st.l.files[i].Mode == c.mode {
+					st.links[i], st.linked[i] = r, m
+				}
+			}
+			return nil
+		}
+		return ctx.Err()
+	})
 }
 
-// intact reports whether a file of a source is still what its manifest says.
-func (st *stager) intact(ctx context.Context, r ref) bool {
+// intact reports whether a file of a source is still what its manifest says,
+// and the mark it had then.
+func (st *stager) intact(ctx context.Context, r ref) (mark, bool) {
 	src := st.reuse[r.tree]
 	f := src.files[r.file]
-	fi, err := src.root.Lstat(f.Path)
-	if err != nil || !fi.Mode().IsRegular() || fi.Size() != f.Size || fi.Mode()&modeBits != fs.FileMode(f.Mode) {
-		return false
+	m, err := src.tree.mark(f.Path)
+	if err != nil || !m.regular() || m.size != f.Size || m.perm() != f.Mode {
+		return m, false
 	}
-	d, err := hashFile(ctx, src.root, f.Path)
-	return err == nil && d == f.Digest
+	if known, ok := src.index.find(f.Path, m); ok {
+		return m, known.Digest == f.Digest
+	}
+	d, m, err := src.tree.hash(ctx, f.Path)
+	return m, err == nil && d == f.Digest
 }
 
 func (st *stager) checkSpace() error {
 	const block = 4096
-	resumed := map[int]bool{}
-	for _, i := range st.found.sized {
-		resumed[i] = !st.inUse
-	}
 	var bytes, files int64
 	for i, f := range st.l.files {
 		if st.found.good[i] {
 			continue
 		}
 		files++
-		if _, ok := st.links[i]; !ok && !resumed[i] && st.regular(i) {
+		if _, ok := st.links[i]; !ok && !st.resumable(i) && st.regular(i) {
 			bytes += (f.Size + block - 1) / block * block
 		}
 	}
@@ -148,6 +144,13 @@ func (st *stager) checkSpace() error {
 	return checkSpace(st.dir, bytes, files)
 }
 
+// resumable reports whether file i is a large one that a killed call left in
+// part. Only such a file is ever written into: it is in no other tree, and no
+// program has it open.
+func (st *stager) resumable(i int) bool {
+	return !st.inUse && st.found.begun[i] && len(st.l.files[i].Blobs) > 1
+}
+
 // clear removes what is wrong. A file that is replaced while the tree is in
 // use stays until its successor is complete; a large file that is there in
 // part is gone on with.
@@ -157,10 +160,11 @@ func (st *stager) clear() error {
 		f := st.l.files[i]
 		if st.inUse {
 			keep[f.Path] = true
-		} else if len(f.Blobs) > 1 {
+		} else if st.resumable(i) {
 			keep[f.Path], st.resume[i] = true, true
 		}
 	}
+	defer st.tree.forget()
 	for p, why := range st.found.wrong {
 		if keep[p] || st.inUse && why == wrongSize {
 			continue
@@ -168,7 +172,7 @@ func (st *stager) clear() error {
 		if err := st.before(); err != nil {
 			return err
 		}
-		if err := st.root.RemoveAll(p); err != nil {
+		if err := st.tree.root.RemoveAll(p); err != nil {
 			return fmt.Errorf("remove %q: %w", p, err)
 		}
 	}
@@ -183,15 +187,21 @@ func (st *stager) folders() error {
 		if err := st.before(); err != nil {
 			return err
 		}
-		if err := st.root.Mkdir(d, 0o700); err != nil {
+		// The mode comes last where it would keep the owner out.
+		mode := st.l.dirs[d]
+		made, err := st.tree.mkdir(d, mode|0o700)
+		if err != nil {
 			return err
+		}
+		if made != uint32(mode) {
+			st.found.modes = append(st.found.modes, d)
 		}
 	}
 	if st.inUse {
 		if err := st.before(); err != nil {
 			return err
 		}
-		if err := st.root.Mkdir(scratchDir, 0o700); err != nil {
+		if _, err := st.tree.mkdir(scratchDir, 0o700); err != nil {
 			return err
 		}
 	}
@@ -200,7 +210,7 @@ func (st *stager) folders() error {
 			if err := st.before(); err != nil {
 				return err
 			}
-			if err := st.root.Symlink(f.Link, f.Path); err != nil {
+			if err := st.tree.root.Symlink(f.Link, f.Path); err != nil {
 				return err
 			}
 		}
@@ -216,62 +226,35 @@ func (st *stager) path(i int) string {
 	return st.l.files[i].Path
 }
 
-// link makes hard links, and forgets those that cannot be made.
+// link makes hard links, and forgets those that cannot be made or whose file
+// was written to meanwhile.
 func (st *stager) link() error {
-	order := make([]int, 0, len(st.links))
-	for i := range st.links {
-		order = append(order, i)
-	}
-	slices.Sort(order)
-	var from, to openDir
-	defer from.close()
-	defer to.close()
+	order := slices.Sorted(maps.Keys(st.links))
 	for _, i := range order {
 		if err := st.before(); err != nil {
 			return err
 		}
 		r := st.links[i]
 		src := st.reuse[r.tree]
-		name := src.files[r.file].Path
-		a, err := from.open(src.root, path.Dir(name))
-		if err == nil {
-			var b *os.File
-			if b, err = to.open(st.root, path.Dir(st.path(i))); err == nil {
-				err = linkAt(a, name, b, st.path(i))
-			}
-		}
-		if err != nil {
+		if err := st.tree.link(st.path(i), src.tree, src.files[r.file].Path); err != nil {
 			delete(st.links, i)
 		}
 	}
+	for _, i := range order {
+		if _, ok := st.links[i]; !ok {
+			continue
+		}
+		m, err := st.tree.mark(st.path(i))
+		was := st.linked[i]
+		if was.ctime = m.ctime; err != nil || m != was {
+			delete(st.links, i)
+			if err := st.tree.root.Remove(st.path(i)); err != nil {
+				return err
+			}
+		}
+		st.found.marks[i] = m
+	}
 	return nil
-}
-
-// An openDir keeps the folder that was opened last.
-type openDir struct {
-	root *os.Root
-	dir  string
-	f    *os.File
-}
-
-func (o *openDir) open(root *os.Root, dir string) (*os.File, error) {
-	if o.f != nil && o.root == root && o.dir == dir {
-		return o.f, nil
-	}
-	o.close()
-	f, err := root.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	o.root, o.dir, o.f = root, dir, f
-	return f, nil
-}
-
-func (o *openDir) close() {
-	if o.f != nil {
-		o.f.Close()
-		o.f = nil
-	}
 }
 
 // wants makes the empty and the large files and lists the blobs that are
@@ -326,30 +309,18 @@ func (st *stager) large(ctx context.Context, i int) ([]bool, error) {
 	if err := st.before(); err != nil {
 		return nil, err
 	}
-	w, err := st.root.OpenFile(st.path(i), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	return nil, errors.Join(w.Truncate(f.Size), w.Close())
+	return nil, st.tree.reserve(st.path(i), f.Size)
 }
 
 func (st *stager) resumed(ctx context.Context, i int) ([]bool, error) {
 	f := st.l.files[i]
-	if err := st.root.Chmod(f.Path, 0o600); err != nil {
-		return nil, err
-	}
-	r, err := st.root.Open(f.Path)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
 	there, buf, at := make([]bool, len(f.Blobs)), []byte(nil), int64(0)
 	for k, b := range f.Blobs {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		buf = grow(buf, b.Size)
-		_, err := r.ReadAt(buf, at)
+		err := st.tree.readAt(f.Path, buf, at)
 		there[k] = err == nil && release.DigestOf(buf) == b.Digest
 		at += b.Size
 	}
@@ -362,17 +333,8 @@ func (st *stager) create(i int, data []byte) error {
 	if err := st.before(); err != nil {
 		return err
 	}
-	w, err := st.root.OpenFile(st.path(i), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	if err := st.before(); err != nil {
-		w.Close()
-		return err
-	}
-	_, err = w.Write(data)
-	// Chmod after creation, since the umask must not take part.
-	err = errors.Join(err, w.Chmod(fs.FileMode(f.Mode)), w.Close())
+	m, err := st.tree.create(st.path(i), fs.FileMode(f.Mode), data, st.before)
+	st.found.marks[i] = m
 	st.wrote(int64(len(data)))
 	return err
 }
@@ -398,13 +360,9 @@ func (st *stager) put(d dest, data []byte) error {
 	if err := st.before(); err != nil {
 		return err
 	}
-	f, err := st.root.OpenFile(st.path(d.file), os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt(data, d.at)
+	err := st.tree.writeAt(st.path(d.file), data, d.at)
 	st.wrote(int64(len(data)))
-	return errors.Join(err, f.Close())
+	return err
 }
 
 // finish verifies the large files, sets the modes, and puts everything in its
@@ -424,27 +382,27 @@ func (st *stager) finish(ctx context.Context) error {
 	if err := st.replace(); err != nil {
 		return err
 	}
-	dirs := st.l.dirList()
-	slices.Reverse(dirs)
-	for _, d := range dirs {
-		if !st.found.have[d] || slices.Contains(st.found.modes, d) {
-			if err := st.before(); err != nil {
-				return err
-			}
-			if err := st.root.Chmod(d, st.l.dirs[d]); err != nil {
-				return err
-			}
+	// What is further down comes first: a mode may keep the owner out.
+	slices.Sort(st.found.modes)
+	for _, d := range slices.Backward(st.found.modes) {
+		if err := st.before(); err != nil {
+			return err
+		}
+		if err := st.tree.root.Chmod(d, st.l.dirs[d]); err != nil {
+			return err
 		}
 	}
 	if st.inUse {
-		return syncTree(st.handle)
+		if err := syncTree(st.tree.dir); err != nil {
+			return err
+		}
 	}
 	return st.publish()
 }
 
 func (st *stager) finishLarge(ctx context.Context, i int) error {
 	f, p := st.l.files[i], st.path(i)
-	d, err := hashFile(ctx, st.root, p)
+	d, _, err := st.tree.hash(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -454,7 +412,8 @@ func (st *stager) finishLarge(ctx context.Context, i int) error {
 	if err := st.before(); err != nil {
 		return err
 	}
-	return st.root.Chmod(p, fs.FileMode(f.Mode))
+	st.found.marks[i], err = st.tree.finish(p, fs.FileMode(f.Mode))
+	return err
 }
 
 // replace moves the new files of a tree in use over the wrong ones.
@@ -462,7 +421,7 @@ func (st *stager) replace() error {
 	if !st.inUse {
 		return nil
 	}
-	if err := syncTree(st.handle); err != nil {
+	if err := syncTree(st.tree.dir); err != nil {
 		return err
 	}
 	for i, f := range st.l.files {
@@ -472,9 +431,10 @@ func (st *stager) replace() error {
 		if err := st.before(); err != nil {
 			return err
 		}
-		if err := st.root.Rename(st.path(i), f.Path); err != nil {
+		if err := st.tree.root.Rename(st.path(i), f.Path); err != nil {
 			return err
 		}
+		st.found.marks[i] = mark{} // renaming changed it
 	}
-	return st.root.RemoveAll(scratchDir)
+	return st.tree.root.RemoveAll(scratchDir)
 }

@@ -2,16 +2,13 @@ package store
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path"
 	"runtime"
 	"slices"
-	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -63,67 +60,78 @@ func (l *layout) dirList() []string {
 // Findings are how a tree differs from its layout.
 type findings struct {
 	good  []bool            // by index of files: as it should be
+	marks []mark            // by index of files: of the regular ones that are good, when they were read
 	wrong map[string]string // path → what is wrong with what is there; it has to go
 	modes []string          // folders of the wrong mode
 	have  map[string]bool   // folders that are there
 	sized []int             // wrong files of the right size
+	begun map[int]bool      // of those: files that are not written to their end
 }
 
-// inspect compares the tree in root with l, reading all of it.
-func inspect(ctx context.Context, root *os.Root, l *layout) (*findings, error) {
-	f := &findings{good: make([]bool, len(l.files)), wrong: map[string]string{}, have: map[string]bool{}}
+// inspect compares t with l. It reads all files but those that x vouches for.
+func inspect(ctx context.Context, t *tree, l *layout, x *stageIndex) (*findings, error) {
+	f := &findings{
+		good: make([]bool, len(l.files)), marks: make([]mark, len(l.files)),
+		wrong: map[string]string{}, have: map[string]bool{}, begun: map[int]bool{},
+	}
 	var toHash []int
-	if err := f.walk(ctx, root, l, ".", &toHash); err != nil {
+	if err := f.walk(ctx, t, l, x, ".", &toHash); err != nil {
 		return nil, err
 	}
-	var mu sync.Mutex
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for _, i := range toHash {
-		g.Go(func() error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			d, err := hashFile(ctx, root, l.files[i].Path)
-			if err != nil && !errors.Is(err, fs.ErrPermission) {
-				return err
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if f.good[i] = d == l.files[i].Digest; !f.good[i] {
-				f.wrong[l.files[i].Path] = "the content differs"
-				f.sized = append(f.sized, i)
-			}
-			return nil
-		})
+	same := make([]bool, len(toHash))
+	err := inParallel(ctx, len(toHash), func(k int) error {
+		i := toHash[k]
+		d, m, err := t.hash(ctx, l.files[i].Path)
+		if err != nil && !errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("look at staged tree: %w", err)
+		}
+		same[k], f.marks[i] = err == nil && d == l.files[i].Digest, m
+		return nil
+	})
+	for k, i := range toHash {
+		if f.good[i] = same[k]; !same[k] {
+			f.wrong[l.files[i].Path] = "the content differs"
+			f.sized = append(f.sized, i)
+		}
 	}
-	return f, g.Wait()
+	return f, err
 }
 
-func (f *findings) walk(ctx context.Context, root *os.Root, l *layout, dir string, toHash *[]int) error {
+// inParallel calls do for each number below n until there is an error.
+func inParallel(ctx context.Context, n int, do func(int) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	var next atomic.Int64
+	for range min(n, runtime.GOMAXPROCS(0)) {
+		g.Go(func() error {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					return nil
+				}
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				if err := do(i); err != nil {
+					return err
+				}
+			}
+		})
+	}
+	return g.Wait()
+}
+
+func (f *findings) walk(ctx context.Context, t *tree, l *layout, x *stageIndex, dir string, toHash *[]int) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	d, err := root.Open(dir)
-	if err != nil {
-		return fmt.Errorf("look at staged tree: %w", err)
-	}
-	ents, err := d.ReadDir(-1)
-	d.Close()
+	ents, err := t.list(dir)
 	if err != nil {
 		return fmt.Errorf("look at staged tree: %w", err)
 	}
 	for _, e := range ents {
-		p := path.Join(dir, e.Name())
-		fi, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("look at staged tree: %w", err)
-		}
+		p := path.Join(dir, e.name)
 		if mode, ok := l.dirs[p]; ok {
-			if !fi.IsDir() {
+			if !e.mark.folder() {
 				f.wrong[p] = "it is not a folder"
 				continue
 			}
@@ -131,10 +139,10 @@ func (f *findings) walk(ctx context.Context, root *os.Root, l *layout, dir strin
 			if i, ok := l.at[p]; ok {
 				f.good[i] = true
 			}
-			if fi.Mode()&modeBits != mode {
+			if e.mark.perm() != uint32(mode) {
 				f.modes = append(f.modes, p)
 			}
-			if err := f.walk(ctx, root, l, p, toHash); err != nil {
+			if err := f.walk(ctx, t, l, x, p, toHash); err != nil {
 				return err
 			}
 			continue
@@ -144,68 +152,48 @@ func (f *findings) walk(ctx context.Context, root *os.Root, l *layout, dir strin
 			f.wrong[p] = "it is not in the release"
 			continue
 		}
-		if err := f.entry(root, l.files[i], i, fi, toHash); err != nil {
+		if err := f.entry(t, l.files[i], i, e.mark, x, toHash); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// modeBits are the bits of a mode that a release decides on.
-const modeBits = fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
-
-func (f *findings) entry(root *os.Root, want release.File, i int, fi fs.FileInfo, toHash *[]int) error {
+func (f *findings) entry(t *tree, want release.File, i int, m mark, x *stageIndex, toHash *[]int) error {
 	switch {
 	case want.Link != "":
-		if fi.Mode()&fs.ModeSymlink == 0 {
+		if !m.link() {
 			f.wrong[want.Path] = "it is not a link"
 			return nil
 		}
-		target, err := root.Readlink(want.Path)
+		target, err := t.readlink(want.Path)
 		if err != nil {
 			return fmt.Errorf("look at staged tree: %w", err)
 		}
 		if f.good[i] = target == want.Link; !f.good[i] {
 			f.wrong[want.Path] = "the link points elsewhere"
 		}
-	case !fi.Mode().IsRegular():
+	case !m.regular():
 		f.wrong[want.Path] = "it is not a file"
-	case fi.Size() != want.Size:
+	case m.size != want.Size:
 		f.wrong[want.Path] = wrongSize
-	case fi.Mode()&modeBits != fs.FileMode(want.Mode):
-		f.wrong[want.Path] = fmt.Sprintf("the mode is %04o, not %04o", fi.Mode().Perm(), want.Mode)
+	case m.perm() != want.Mode:
+		f.wrong[want.Path] = fmt.Sprintf("the mode is %04o, not %04o", m.perm(), want.Mode)
 		f.sized = append(f.sized, i)
+		f.begun[i] = m.unfinished()
 	default:
-		*toHash = append(*toHash, i)
+		known, ok := x.find(want.Path, m)
+		if !ok {
+			*toHash = append(*toHash, i)
+			return nil
+		}
+		f.marks[i] = m
+		if f.good[i] = known.Digest == want.Digest; !f.good[i] {
+			f.wrong[want.Path] = "the content differs"
+			f.sized = append(f.sized, i)
+		}
 	}
 	return nil
-}
-
-// hashFile returns the digest of a file of the tree.
-func hashFile(ctx context.Context, root *os.Root, p string) (release.Digest, error) {
-	f, err := root.Open(p)
-	if err != nil {
-		return release.Digest{}, fmt.Errorf("hash staged file: %w", err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, ctxReader{ctx, f}); err != nil {
-		return release.Digest{}, fmt.Errorf("hash staged file %q: %w", p, err)
-	}
-	return release.DigestFromSum([sha256.Size]byte(h.Sum(nil))), nil
-}
-
-// A ctxReader ends when ctx does.
-type ctxReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r ctxReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
 }
 
 // VerifyStaged reports the first difference between a staged tree and its
@@ -215,13 +203,13 @@ func VerifyStaged(ctx context.Context, st Staged, role string) error {
 	if _, ok := st.Manifest.Roles[role]; role != "" && !ok {
 		return fmt.Errorf("verify %s: role %.100q: %w", st.Dir, role, ErrNoRole)
 	}
-	root, err := os.OpenRoot(st.Dir)
+	t, err := openTree(st.Dir)
 	if err != nil {
 		return fmt.Errorf("verify: %w", err)
 	}
-	defer root.Close()
+	defer t.Close()
 	l := newLayout(RoleFiles(st.Manifest, role))
-	f, err := inspect(ctx, root, l)
+	f, err := inspect(ctx, t, l, nil)
 	if err != nil {
 		return fmt.Errorf("verify %s: %w", st.Dir, err)
 	}

@@ -2,10 +2,7 @@ package store
 
 import (
 	"context"
-	"runtime"
 	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/bootwell/bootwell/internal/release"
 )
@@ -25,24 +22,17 @@ func (st *stager) copy(ctx context.Context, wants []*want) ([]*want, error) {
 	}
 	var mu sync.Mutex
 	var rest []*want
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for _, w := range wants {
-		g.Go(func() error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			data := st.local(w, places[w.Digest])
-			if data == nil {
-				mu.Lock()
-				defer mu.Unlock()
-				rest = append(rest, w)
-				return nil
-			}
+	err := inParallel(ctx, len(wants), func(k int) error {
+		w := wants[k]
+		if data := st.local(w, places[w.Digest]); data != nil {
 			return st.sink(w, data)
-		})
-	}
-	return rest, g.Wait()
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		rest = append(rest, w)
+		return nil
+	})
+	return rest, err
 }
 
 // places finds wanted blobs in the sources.
@@ -76,18 +66,8 @@ const maxPlaces = 4
 func (st *stager) local(w *want, places []piecePlace) []byte {
 	for _, p := range places[:min(len(places), maxPlaces)] {
 		src := st.reuse[p.tree]
-		name := src.files[p.file].Path
-		if fi, err := src.root.Lstat(name); err != nil || !fi.Mode().IsRegular() {
-			continue
-		}
-		f, err := src.root.Open(name)
-		if err != nil {
-			continue
-		}
 		data := make([]byte, w.Size)
-		_, err = f.ReadAt(data, p.at)
-		f.Close()
-		if err == nil && release.DigestOf(data) == w.Digest {
+		if src.tree.readAt(src.files[p.file].Path, data, p.at) == nil && release.DigestOf(data) == w.Digest {
 			return data
 		}
 	}

@@ -161,24 +161,30 @@ func formatTree(dir string, entries []treeEntry) []byte {
 	b = appendText(b, dir)
 	b = binary.AppendUvarint(b, uint64(len(entries)))
 	for _, e := range entries {
-		b = appendText(b, e.file.Path)
-		b = binary.AppendVarint(b, e.mark.size)
-		b = binary.AppendUvarint(b, uint64(e.mark.mode))
-		b = binary.AppendVarint(b, e.mark.mtime)
-		b = binary.AppendVarint(b, e.mark.ctime)
-		b = binary.AppendUvarint(b, e.mark.inode)
-		b = binary.AppendUvarint(b, e.mark.dev)
-		b = appendDigest(b, e.file.Digest)
-		blobs := e.file.Blobs
-		if len(blobs) == 1 && blobs[0].Digest == e.file.Digest {
-			blobs = nil
-		}
-		b = binary.AppendUvarint(b, uint64(len(blobs)))
-		for _, p := range blobs {
-			b = binary.AppendVarint(appendDigest(b, p.Digest), p.Size)
-		}
+		b = appendEntry(b, e)
 	}
 	return seal(b)
+}
+
+// appendEntry writes what treeReader.entry reads.
+func appendEntry(b []byte, e treeEntry) []byte {
+	b = appendText(b, e.file.Path)
+	b = binary.AppendVarint(b, e.mark.size)
+	b = binary.AppendUvarint(b, uint64(e.mark.mode))
+	b = binary.AppendVarint(b, e.mark.mtime)
+	b = binary.AppendVarint(b, e.mark.ctime)
+	b = binary.AppendUvarint(b, e.mark.inode)
+	b = binary.AppendUvarint(b, e.mark.dev)
+	b = appendDigest(b, e.file.Digest)
+	blobs := e.file.Blobs
+	if len(blobs) == 1 && blobs[0].Digest == e.file.Digest {
+		blobs = nil
+	}
+	b = binary.AppendUvarint(b, uint64(len(blobs)))
+	for _, p := range blobs {
+		b = binary.AppendVarint(appendDigest(b, p.Digest), p.Size)
+	}
+	return b
 }
 
 func seal(b []byte) []byte { return appendDigest(b, release.DigestOf(b)) }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/bootwell/bootwell/internal/release"
 	"github.com/bootwell/bootwell/internal/trust"
@@ -32,12 +33,15 @@ type stager struct {
 
 	dir    string // where the tree is while it is worked on
 	inUse  bool   // dir is the final folder: files are replaced one by one
-	root   *os.Root
-	handle *os.File // of dir; holds its lock
+	tree   *tree  // in dir; its handle holds the lock
+	spare  *stageIndex
 	found  *findings
 	reuse  []source
 	resume map[int]bool // large files that are there in part
 	links  map[int]ref  // files that are hard links to verified ones
+	linked map[int]mark // of those, before they were linked
+	began  int64        // of diskClock, before anything was looked at
+	drain  drain
 
 	// step is called before each change of the disk; an error ends the call
 	// there and then, as a power loss would. Tests set it.
@@ -56,9 +60,10 @@ func (st *stager) before() error {
 
 // A source is a tree whose content may be used again.
 type source struct {
-	root  *os.Root
+	tree  *tree
 	files []release.File
-	link  bool // whole files may be hard-linked
+	link  bool        // whole files may be hard-linked
+	index *stageIndex // nil: its files have to be read
 }
 
 // Stage writes the tree of m to o.Dir: every byte verified, modes and links
@@ -67,6 +72,11 @@ type source struct {
 // complete is verified and left alone; wrong files in it are replaced. What a
 // killed call left behind is verified and used. Memory does not grow with the
 // size of files.
+//
+// A spare tree becomes the new one in place: only what differs is written,
+// linked and removed, and no file is written into, since other trees may have
+// it as a hard link and programs may have it open. Of the files of a spare and of
+// trees to reuse, those are not read again that their index vouches for.
 //
 // Errors: ErrNoRole, ErrNoSpace, trust.ErrUntrusted for wrong content,
 // bucket.ErrTruncated for less than there should be, and those of the bucket.
@@ -105,18 +115,24 @@ func (st *stager) run(ctx context.Context) (err error) {
 	if st.coders, err = sharedCoders(); err != nil {
 		return err
 	}
+	st.began = diskClock()
+	defer st.close()
 	if err := st.open(); err != nil {
 		return err
 	}
-	defer st.close()
 	st.meter.phase("verify", 0)
-	if st.found, err = inspect(ctx, st.root, st.l); err != nil {
+	if st.found, err = inspect(ctx, st.tree, st.l, st.spare); err != nil {
 		return err
 	}
 	st.stats.Files = len(st.l.files)
 	if p, _ := st.found.first(st.l); p == "" {
 		st.stats.Reused = len(st.l.files)
 		return st.publish()
+	}
+	if st.inUse {
+		if err := st.invalidate(st.o.Dir); err != nil {
+			return err
+		}
 	}
 	return st.fill(ctx)
 }
@@ -152,37 +168,101 @@ func (st *stager) open() error {
 		st.dir, st.inUse = st.o.Dir, true
 	case errors.Is(err, fs.ErrNotExist):
 		st.dir = filepath.Join(parent, partialPrefix+base+partialSuffix)
-		if err := st.before(); err != nil {
-			return err
-		}
-		if err := os.Mkdir(st.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := st.begin(); err != nil {
 			return err
 		}
 	default:
 		return err
 	}
-	if st.root, err = os.OpenRoot(st.dir); err != nil {
+	if st.tree, err = openTree(st.dir); err != nil {
 		return err
 	}
-	if st.handle, err = st.root.Open("."); err != nil {
-		return err
-	}
-	if ok, err := lockDir(st.handle); err != nil || !ok {
+	if ok, err := lockDir(st.tree.dir); err != nil || !ok {
 		return errors.Join(err, fmt.Errorf("another process is staging %s", st.o.Dir))
 	}
 	st.sweep(parent)
 	for _, r := range st.o.Reuse {
-		root, err := os.OpenRoot(r.Dir)
-		if err != nil || r.Manifest == nil {
-			st.s.log().Warn("a tree cannot be used again", "dir", r.Dir, "err", err)
-			continue
-		}
-		st.reuse = append(st.reuse, source{root, r.Manifest.Files, true})
+		st.use(r)
 	}
 	if st.inUse {
-		st.reuse = append(st.reuse, source{st.root, st.l.files, false})
+		st.reuse = append(st.reuse, source{tree: st.tree, files: st.l.files})
 	}
 	return nil
+}
+
+// begin makes the folder for a new tree: what a killed call left, the spare
+// tree, or an empty one.
+func (st *stager) begin() error {
+	if st.o.Spare.Dir != "" {
+		if _, err := os.Lstat(st.dir); errors.Is(err, fs.ErrNotExist) && st.takeSpare() == nil {
+			return nil
+		}
+	}
+	if err := st.before(); err != nil {
+		return err
+	}
+	if err := os.Mkdir(st.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+// takeSpare hides the spare tree under the name of the one it is to become.
+func (st *stager) takeSpare() error {
+	fi, err := os.Lstat(st.o.Spare.Dir)
+	if err != nil || !fi.IsDir() {
+		return errors.Join(err, fs.ErrInvalid)
+	}
+	index := loadIndex(st.o.Spare.Dir)
+	if err := st.invalidate(st.o.Spare.Dir); err != nil {
+		return err
+	}
+	if err := st.before(); err != nil {
+		return err
+	}
+	if err := os.Rename(st.o.Spare.Dir, st.dir); err != nil {
+		return err
+	}
+	st.spare = index
+	if err := st.before(); err != nil {
+		return err
+	}
+	return os.Chmod(st.dir, 0o700)
+}
+
+// invalidate removes the index of a tree, before that is worked on.
+func (st *stager) invalidate(dir string) error {
+	index := filepath.Clean(dir) + IndexSuffix
+	if _, err := os.Lstat(index); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := st.before(); err != nil {
+		return err
+	}
+	if err := os.Remove(index); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// use makes a tree one whose content may be used again.
+func (st *stager) use(r Staged) {
+	s := source{link: true, index: loadIndex(r.Dir)}
+	switch {
+	case r.Manifest != nil:
+		s.files = r.Manifest.Files
+	case s.index != nil:
+		s.files = s.index.files
+	}
+	var err error
+	if s.tree, err = openTree(r.Dir); err != nil || s.files == nil {
+		st.s.log().Warn("a tree cannot be used again", "dir", r.Dir, "err", err)
+		if err == nil {
+			s.tree.Close()
+		}
+		return
+	}
+	st.reuse = append(st.reuse, s)
 }
 
 // sweep removes half-staged trees that no process works on.
@@ -210,30 +290,30 @@ func (st *stager) sweep(parent string) {
 }
 
 func (st *stager) close() {
+	_ = st.drain.wait()
 	for _, r := range st.reuse {
-		if r.root != st.root {
-			r.root.Close()
+		if r.tree != st.tree {
+			r.tree.Close()
 		}
 	}
-	if st.handle != nil {
-		st.handle.Close()
-	}
-	if st.root != nil {
-		st.root.Close()
+	if st.tree != nil {
+		st.tree.Close()
 	}
 }
 
 // publish gives a complete tree its name.
 func (st *stager) publish() error {
 	if st.inUse {
+		st.remember(st.began)
 		return nil
 	}
-	if err := st.root.Chmod(".", dirMode); err != nil {
+	if err := st.tree.root.Chmod(".", dirMode); err != nil {
 		return err
 	}
-	if err := syncTree(st.handle); err != nil {
+	if err := errors.Join(st.drain.wait(), syncTree(st.tree.dir)); err != nil {
 		return err
 	}
+	start := diskClock()
 	if err := st.before(); err != nil {
 		return err
 	}
@@ -251,11 +331,76 @@ func (st *stager) publish() error {
 	if err := parent.Sync(); err != nil {
 		return fmt.Errorf("sync %s: %w", parent.Name(), err)
 	}
+	st.remember(start)
 	return nil
 }
 
+// remember writes the index of the tree, and anew those of the trees it has
+// many links to: a link changes a file's change time. Files that were written
+// to after the time start are read again by whoever comes next.
+func (st *stager) remember(start int64) {
+	if !st.o.Remember {
+		return
+	}
+	indexes := map[string]*stageIndex{filepath.Clean(st.o.Dir): {start: start, files: st.l.files, marks: st.found.marks}}
+	links := make([]int, len(st.reuse))
+	for i, r := range st.links {
+		x := st.reuse[r.tree].index
+		if links[r.tree]++; x == nil {
+			continue
+		}
+		if k, ok := x.at[st.reuse[r.tree].files[r.file].Path]; ok {
+			x.marks[k] = st.found.marks[i]
+		}
+	}
+	for t, n := range links {
+		if s := st.reuse[t]; s.index != nil && n > len(s.files)/fewLinks {
+			s.index.start = start
+			indexes[s.tree.root.Name()] = s.index
+		}
+	}
+	for dir, x := range indexes {
+		if err := replaceFile(dir+IndexSuffix, x.bytes()); err != nil {
+			st.s.log().Warn("the files of a staged tree are not remembered", "dir", dir, "err", err)
+		}
+	}
+}
+
+// fewLinks is the share of a tree's files, as a divisor, up to which to read
+// them again costs less than to write the whole index.
+const fewLinks = 16
+
+// wrote counts what was written, and has the disk begin with it early.
 func (st *stager) wrote(n int64) {
 	st.mu.Lock()
+	defer st.mu.Unlock()
 	st.stats.Written += n
-	st.mu.Unlock()
+	st.drain.wrote(st.tree.dir, n)
+}
+
+// A drain lets a file system write to its disk while more comes, so that in
+// the end there is little left to wait for.
+type drain struct {
+	fill int64
+	busy atomic.Bool
+	done sync.WaitGroup
+	err  error // of the last sync, which the next would not tell again
+}
+
+const drainBytes = 16 << 20
+
+func (d *drain) wrote(dir *os.File, n int64) {
+	if d.fill += n; d.fill < drainBytes || !d.busy.CompareAndSwap(false, true) {
+		return
+	}
+	d.fill = 0
+	d.done.Go(func() {
+		d.err = errors.Join(d.err, syncTree(dir))
+		d.busy.Store(false)
+	})
+}
+
+func (d *drain) wait() error {
+	d.done.Wait()
+	return d.err
 }

@@ -40,7 +40,7 @@ type Store struct {
 // An Agent is an agent binary to be offered to new VMs.
 type Agent struct {
 	Arch   string         // amd64, arm64
-	Path   string         // of the xz-compressed binary; "" when the bucket must have it already
+	Path   string         // of the xz-compressed binary, read only if the bucket lacks it; "" when it must not
 	Digest release.Digest // of the compressed bytes: the object is agents/<hex>
 }
 
@@ -122,10 +122,13 @@ type StageOptions struct {
 	Dir      string   // must not exist or be a left-over of an earlier try; its parent must exist
 	Role     string   // stage only the files this role needs; "": all
 	Reuse    []Staged // trees on the same file system whose unchanged files may be linked
+	Spare    Staged   // a tree on the same file system that nobody needs any more: it is turned into the new one
+	Remember bool     // write an index of the tree beside it (see [HasIndex])
 	Progress func(Progress)
 }
 
-// A Staged is a tree that Stage finished, and its manifest.
+// A Staged is a tree that Stage finished, and its manifest, which may be nil in
+// [StageOptions] where the tree has an index.
 type Staged struct {
 	Dir      string
 	Manifest *release.Manifest
