@@ -92,7 +92,7 @@ type Status struct {
 	Stale     []VM      `json:"stale"`
 	Unread    []Unread  `json:"unread,omitempty"`
 	Warnings  []string  `json:"warnings,omitempty"`
-	VMs       []VM      `json:"-"` // by name
+	VMs       []VM      `json:"-"` // by name, if they were kept
 }
 
 // Healthy reports whether no VM is failed, stale or unreadable.
@@ -107,13 +107,29 @@ func (f Filter) match(v VM) bool {
 	return (f.Role == "" || f.Role == v.Role) && (f.State == "" || f.State == v.State) && (f.Release == "" || f.Release == v.Release)
 }
 
-// A Collector makes a Status from reports added one by one.
+// A Collector makes a Status from reports added one by one. It keeps only what
+// a Status shows: of most VMs no more than that they are there.
 type Collector struct {
 	Now    time.Time
 	Filter Filter
-	vms    []VM
-	unread []Unread
+	Keep   bool // every VM, for Status.VMs
+
+	total    int
+	vms      []VM
+	stale    []VM
+	unread   []Unread
+	roles    map[string]*roleCount
+	failures map[string]*Failure
+	warned   map[string]bool
+	warnings []string
 }
+
+type roleCount struct {
+	Role
+	releases map[string]int
+}
+
+const maxWarnings = 20 // different ones, of all VMs together
 
 // Add takes one entry of the bucket into account.
 func (c *Collector) Add(e store.ReportEntry) {
@@ -123,9 +139,65 @@ func (c *Collector) Add(e store.ReportEntry) {
 		}
 		return
 	}
-	if v := NewVM(e, c.Now); c.Filter.match(v) {
+	v := NewVM(e, c.Now)
+	if !c.Filter.match(v) {
+		return
+	}
+	c.total++
+	c.count(v)
+	switch v.State {
+	case release.StateStale:
+		c.stale = append(c.stale, v)
+	case release.StateFailed:
+		c.fail(v)
+	}
+	for _, w := range v.Warnings {
+		if len(c.warned) < maxWarnings && !c.warned[w] {
+			if c.warned == nil {
+				c.warned = map[string]bool{}
+			}
+			c.warned[w] = true
+			c.warnings = append(c.warnings, v.Name+": "+w)
+		}
+	}
+	if c.Keep {
 		c.vms = append(c.vms, v)
 	}
+}
+
+func (c *Collector) count(v VM) {
+	r := c.roles[v.Role]
+	if r == nil {
+		if c.roles == nil {
+			c.roles = map[string]*roleCount{}
+		}
+		r = &roleCount{Role{Role: v.Role, States: map[string]int{}, Oldest: v.Seen}, map[string]int{}}
+		c.roles[v.Role] = r
+	}
+	r.VMs++
+	r.States[v.State]++
+	r.releases[v.Release]++
+	if v.Seen.Before(r.Oldest) {
+		r.Oldest = v.Seen
+	}
+}
+
+func (c *Collector) fail(v VM) {
+	rel := cmp.Or(v.Wanted, v.Release)
+	key := v.Fingerprint + rel
+	f := c.failures[key]
+	if f == nil {
+		if c.failures == nil {
+			c.failures = map[string]*Failure{}
+		}
+		f = &Failure{Fingerprint: v.Fingerprint, Role: v.Role, Release: rel, Step: v.Step, Reason: v.Reason, Example: v.Name}
+		c.failures[key] = f
+	}
+	if v.Name < f.Example {
+		f.Step, f.Reason, f.Example = v.Step, v.Reason, v.Name
+	}
+	f.Count++
+	f.VMs = append(f.VMs, v.Name)
 }
 
 // said are the states that a VM can be in by its own word.
@@ -187,6 +259,9 @@ func fingerprint(role, step, reason string) string {
 // overrides or invisible characters, valid UTF-8 of at most max bytes.
 func Clean(s string, max int) string {
 	const more = "…"
+	if len(s) <= max && plain(s) {
+		return s
+	}
 	s = strings.ToValidUTF8(s, "?")
 	s = strings.Map(func(r rune) rune {
 		switch {
@@ -207,69 +282,42 @@ func Clean(s string, max int) string {
 	return strings.ToValidUTF8(s[:max-len(more)], "") + more
 }
 
+// plain reports whether there is nothing in s to be cleaned, as in most text.
+func plain(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return s == "" || s[0] != ' ' && s[len(s)-1] != ' '
+}
+
 // Status returns the view of everything added so far.
 func (c *Collector) Status() *Status {
-	slices.SortFunc(c.vms, func(a, b VM) int { return cmp.Compare(a.Name, b.Name) })
-	s := &Status{Generated: c.Now.UTC(), Total: len(c.vms), VMs: c.vms, Unread: c.unread, Roles: []Role{}, Failures: []Failure{}, Stale: []VM{}}
-	roles := map[string]*Role{}
-	releases := map[string]map[string]int{}
-	failures := map[string]*Failure{}
-	warned := map[string]bool{}
-	for _, v := range c.vms {
-		r := roles[v.Role]
-		if r == nil {
-			r = &Role{Role: v.Role, States: map[string]int{}, Oldest: v.Seen}
-			roles[v.Role], releases[v.Role] = r, map[string]int{}
-		}
-		r.VMs++
-		r.States[v.State]++
-		releases[v.Role][v.Release]++
-		if v.Seen.Before(r.Oldest) {
-			r.Oldest = v.Seen
-		}
-		switch v.State {
-		case release.StateStale:
-			s.Stale = append(s.Stale, v)
-		case release.StateFailed:
-			addFailure(failures, v)
-		}
-		for _, w := range v.Warnings {
-			if !warned[w] && len(warned) < 20 {
-				warned[w] = true
-				s.Warnings = append(s.Warnings, v.Name+": "+w)
-			}
-		}
+	byName := func(a, b VM) int { return cmp.Compare(a.Name, b.Name) }
+	slices.SortFunc(c.vms, byName)
+	slices.SortFunc(c.stale, byName)
+	s := &Status{
+		Generated: c.Now.UTC(), Total: c.total, VMs: c.vms, Unread: c.unread, Warnings: c.warnings,
+		Roles: []Role{}, Failures: []Failure{}, Stale: append([]VM{}, c.stale...),
 	}
-	for name, r := range roles {
-		for rel, n := range releases[name] {
-			r.Releases = append(r.Releases, Count{rel, n})
+	for _, r := range c.roles {
+		role := r.Role
+		for rel, n := range r.releases {
+			role.Releases = append(role.Releases, Count{rel, n})
 		}
-		slices.SortFunc(r.Releases, func(a, b Count) int {
+		slices.SortFunc(role.Releases, func(a, b Count) int {
 			return cmp.Or(cmp.Compare(b.VMs, a.VMs), cmp.Compare(a.Release, b.Release))
 		})
-		s.Roles = append(s.Roles, *r)
+		s.Roles = append(s.Roles, role)
 	}
 	slices.SortFunc(s.Roles, func(a, b Role) int { return cmp.Compare(a.Role, b.Role) })
-	for _, f := range failures {
+	for _, f := range c.failures {
+		slices.Sort(f.VMs)
 		s.Failures = append(s.Failures, *f)
 	}
 	slices.SortFunc(s.Failures, func(a, b Failure) int {
-		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Role, b.Role), cmp.Compare(a.Fingerprint, b.Fingerprint))
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Role, b.Role), cmp.Compare(a.Fingerprint, b.Fingerprint), cmp.Compare(a.Release, b.Release))
 	})
 	return s
-}
-
-func addFailure(failures map[string]*Failure, v VM) {
-	rel := v.Release
-	if v.Wanted != "" {
-		rel = v.Wanted
-	}
-	key := v.Fingerprint + rel
-	f := failures[key]
-	if f == nil {
-		f = &Failure{Fingerprint: v.Fingerprint, Role: v.Role, Release: rel, Step: v.Step, Reason: v.Reason, Example: v.Name}
-		failures[key] = f
-	}
-	f.Count++
-	f.VMs = append(f.VMs, v.Name)
 }

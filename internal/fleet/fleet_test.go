@@ -54,7 +54,7 @@ func failedStep(vm, role, step, reason, tail string) entry {
 func newVM(e entry, now time.Time) VM { return NewVM(e.ReportEntry, now) }
 
 func collect(f Filter, entries ...entry) *Status {
-	c := Collector{Now: now, Filter: f}
+	c := Collector{Now: now, Filter: f, Keep: true}
 	for _, e := range entries {
 		c.Add(e.ReportEntry)
 	}
@@ -325,7 +325,7 @@ func TestStatus_Warnings(t *testing.T) {
 	warns := func(vm string, w ...string) entry {
 		return with(reported(vm, "web", "ok", 0), func(r *release.Report) { r.Warn = w })
 	}
-	s := collect(Filter{}, warns("i-2", "clock is off", "disk is nearly full"), warns("i-1", "clock is off", "a\x1b[31m\nb"))
+	s := collect(Filter{}, warns("i-1", "clock is off", "a\x1b[31m\nb"), warns("i-2", "clock is off", "disk is nearly full"))
 	if want := []string{"i-1: clock is off", "i-1: a[31m b", "i-2: disk is nearly full"}; !slices.Equal(s.Warnings, want) {
 		t.Errorf("%q, want %q", s.Warnings, want)
 	}

@@ -7,12 +7,9 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -81,7 +78,7 @@ func runStatus(ctx context.Context, s *cli.Session, f statusFlags) error {
 		return err
 	}
 	mirrors := w.compareMirrors(ctx, v, f.channel)
-	st, err := w.collect(ctx, f.filter, mirrors)
+	st, err := w.collect(ctx, f.filter, f.vms, mirrors)
 	if err != nil {
 		return err
 	}
@@ -120,8 +117,8 @@ func (w *workspace) channelNow(ctx context.Context, name string) (*trust.View, *
 
 // collect reads the reports of the bucket and of the mirrors to which VMs can
 // have reported while the bucket was away from them.
-func (w *workspace) collect(ctx context.Context, f fleet.Filter, mirrors []mirrorRow) (*fleet.Status, error) {
-	c := fleet.Collector{Now: time.Now(), Filter: f}
+func (w *workspace) collect(ctx context.Context, f fleet.Filter, keep bool, mirrors []mirrorRow) (*fleet.Status, error) {
+	c := fleet.Collector{Now: time.Now(), Filter: f, Keep: keep}
 	var trouble error
 	sources := w.reportSources(mirrors)
 	showProgress(w.s, sources)
@@ -227,152 +224,6 @@ func (w *workspace) showStatus(st *fleet.Status, ch *release.Channel, f statusFl
 	case len(st.Stale) > 0:
 		s.Screen("\nNext:  bootwell status %s", st.Stale[0].Name)
 	}
-	return nil
-}
-
-func roleCounts(st *fleet.Status) string {
-	shown := []string{release.StateOK, release.StateChanged, release.StateApplying, release.StateFailed, release.StateStale}
-	for _, extra := range []string{release.StateDrifted, release.StateHeld} {
-		for _, r := range st.Roles {
-			if r.States[extra] > 0 && !slices.Contains(shown, extra) {
-				shown = append(shown, extra)
-			}
-		}
-	}
-	head := []string{"ROLE", "VMS"}
-	for _, x := range shown {
-		head = append(head, strings.ToUpper(x))
-	}
-	rows := [][]string{append(head, "SEEN LAST", "RELEASES")}
-	for _, r := range st.Roles {
-		row := []string{dash(r.Role), strconv.Itoa(r.VMs)}
-		for _, x := range shown {
-			row = append(row, strconv.Itoa(r.States[x]))
-		}
-		var rel []string
-		for i, c := range r.Releases {
-			if i == 3 {
-				rel = append(rel, "…")
-				break
-			}
-			rel = append(rel, fmt.Sprintf("%s %d", dash(c.Release), c.VMs))
-		}
-		rows = append(rows, append(row, age(st.Generated.Sub(r.Oldest)), strings.Join(rel, ", ")))
-	}
-	return columns(rows)
-}
-
-// columns lines up rows: the first and the last column to the left, figures
-// between them to the right.
-func columns(rows [][]string) string {
-	width := make([]int, len(rows[0]))
-	for _, row := range rows {
-		for i, cell := range row {
-			width[i] = max(width[i], utf8.RuneCountInString(cell))
-		}
-	}
-	var b strings.Builder
-	for _, row := range rows {
-		for i, cell := range row {
-			pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(cell))
-			switch i {
-			case 0:
-				b.WriteString(cell + pad)
-			case len(row) - 1:
-				b.WriteString("   " + cell)
-			default:
-				b.WriteString("  " + pad + cell)
-			}
-		}
-		b.WriteByte('\n')
-	}
-	return b.String()
-}
-
-// age is a short form of a length of time: "12 m", "3 h 12 m", "4 d".
-func age(d time.Duration) string {
-	switch {
-	case d < 0:
-		return "0 s"
-	case d < time.Minute:
-		return fmt.Sprintf("%d s", int(d.Seconds()))
-	case d < time.Hour:
-		return fmt.Sprintf("%d m", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h %d m", int(d.Hours()), int(d.Minutes())%60)
-	}
-	return fmt.Sprintf("%d d", int(d.Hours()/24))
-}
-
-func showTrouble(s *cli.Session, st *fleet.Status) {
-	if len(st.Failures) > 0 {
-		s.Printf("\nFAILED, grouped\n")
-		for i, f := range st.Failures {
-			if i == 20 {
-				s.Printf("  and %d more groups\n", len(st.Failures)-20)
-				break
-			}
-			what := f.Reason
-			if f.Step != "" {
-				what = f.Step + ": " + f.Reason
-			}
-			s.Printf("  %3d  %s  %s  %s\n", f.Count, f.Role, f.Release, what)
-		}
-	}
-	if len(st.Stale) > 0 {
-		s.Printf("\nSTALE: no report for longer than a heartbeat\n")
-		for i, v := range st.Stale {
-			if i == 20 {
-				s.Printf("  and %d more: bootwell status --vms --state stale\n", len(st.Stale)-20)
-				break
-			}
-			s.Printf("  %s  %s  %s\n", v.Name, v.Role, age(st.Generated.Sub(v.Seen)))
-		}
-	}
-	if len(st.Unread) > 0 {
-		s.Printf("\nUNREADABLE: %s\n", cli.Plural(len(st.Unread), "report"))
-		for i, u := range st.Unread {
-			if i == 5 {
-				break
-			}
-			s.Printf("  %s  %s\n", u.VM, u.Error)
-		}
-	}
-	for _, w := range st.Warnings {
-		s.Say("  %s %s", s.Glyph("warning"), w)
-	}
-}
-
-func showVMs(s *cli.Session, st *fleet.Status, plain bool) error {
-	if s.JSON {
-		for _, v := range st.VMs {
-			if err := s.Event(v); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	var b strings.Builder
-	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
-	line := func(cols ...string) {
-		if plain {
-			b.WriteString(strings.Join(cols, "\t") + "\n")
-			return
-		}
-		fmt.Fprintln(t, strings.Join(cols, "\t"))
-	}
-	if !plain {
-		line("VM", "ROLE", "STATE", "RELEASE", "PLATFORM", "SEEN", "REASON")
-	}
-	for _, v := range st.VMs {
-		why := v.Reason
-		if v.Step != "" {
-			why = v.Step + ": " + why
-		}
-		line(v.Name, dash(v.Role), v.State, dash(v.Release), dash(v.Platform), age(st.Generated.Sub(v.Seen)), why)
-	}
-	t.Flush()
-	s.Printf("%s", b.String())
 	return nil
 }
 
