@@ -10,7 +10,6 @@ import (
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/release"
-	"github.com/bootwell/bootwell/internal/trust"
 )
 
 const (
@@ -121,7 +120,7 @@ func readAgent(a Agent) ([]byte, error) {
 		return nil, fmt.Errorf("agent for %s: %w", a.Arch, err)
 	}
 	if release.DigestFromSum(sha256.Sum256(data)) != a.Digest {
-		return nil, fmt.Errorf("agent for %s: %s is not the pinned %s: %w", a.Arch, a.Path, a.Digest, trust.ErrUntrusted)
+		return nil, fmt.Errorf("agent for %s: the bucket has no agents/%s, and %s is another one: %w", a.Arch, a.Digest.Hex(), a.Path, bucket.ErrNotExist)
 	}
 	return data, nil
 }

@@ -20,7 +20,7 @@ import (
 type publishFlags struct {
 	channel, note, keys string
 	dryRun, detailed    bool
-	pin                 bool
+	pin, noCache        bool
 }
 
 func newPublishCmd(s *cli.Session) *cobra.Command {
@@ -44,6 +44,7 @@ gets it with the next publish, also when that has nothing new.`,
 	c.Flags().StringVar(&f.keys, "keys", "", "`folder` of the signing keys (default: in the user's config folder)")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "tell what would be published, change nothing")
 	c.Flags().BoolVar(&f.detailed, "detailed-exitcode", false, "exit with 2 when there is a new release (or would be)")
+	c.Flags().BoolVar(&f.noCache, "no-cache", false, "forget what is remembered of the project's files, and read them all")
 	c.Flags().BoolVar(&f.pin, "pin-agent", false, "pin the agent that came with this bootwell in bootwell.lock; user-data changes")
 	return c
 }
@@ -70,6 +71,12 @@ func runPublish(ctx context.Context, s *cli.Session, f publishFlags) error {
 		return err
 	}
 	defer w.close()
+	cache := w.publishCache()
+	if f.noCache {
+		if err := os.RemoveAll(cache); err != nil {
+			return fmt.Errorf("forget the project's files: %w", err)
+		}
+	}
 	src := source(ctx, s, w.proj.Dir, f.note)
 	if err := s.Start(); err != nil {
 		return err
@@ -78,7 +85,7 @@ func runPublish(ctx context.Context, s *cli.Session, f publishFlags) error {
 		fmt.Sprintf("%s, from %s", w.counts(), describe(src.Commit, src.Branch, src.Dirty)))
 	res, err := w.store.Publish(ctx, p, store.PublishOptions{
 		Dir: w.proj.Dir, Ignore: w.proj.Ignore, Project: w.proj.Name, Channel: f.channel, Roles: w.roles, Source: src,
-		Agents: w.agents(), Owner: owner(s), DryRun: f.dryRun,
+		Agents: w.agents(), Owner: owner(s), DryRun: f.dryRun, Cache: cache,
 		Progress: func(g store.Progress) {
 			if g.Phase == store.PhaseWait {
 				s.Say("%s", g.Text)

@@ -366,24 +366,37 @@ func owner(s *cli.Session) string {
 	return name + "@" + host
 }
 
-// agents returns the agent binaries that the lock pins, with their files
-// where they are on this machine.
+// publishCache is where a publish of this project to its bucket remembers what
+// it has read.
+func (w *workspace) publishCache() string {
+	return filepath.Join(cacheDir(w.s), "publish", w.lock.Root.Hex(), release.DigestOf([]byte(w.url)).Short())
+}
+
+// agents returns the agent binaries that the lock pins, with the files on this
+// machine that may be them.
 func (w *workspace) agents() []store.Agent {
-	found := findAgents(w.s)
+	paths := agentPaths(w.s)
 	var list []store.Agent
 	for arch, d := range w.lock.Agents {
-		a := store.Agent{Arch: arch, Digest: d}
-		if f, ok := found[arch]; ok && f.Digest == d {
-			a.Path = f.Path
-		}
-		list = append(list, a)
+		list = append(list, store.Agent{Arch: arch, Digest: d, Path: paths[arch]})
 	}
 	return list
 }
 
-// findAgents looks for bootwell-agent-linux-<arch>.xz beside this command and
-// where packages put it; BOOTWELL_AGENTS names another folder.
+// findAgents returns the agents on this machine, by architecture.
 func findAgents(s *cli.Session) map[string]store.Agent {
+	found := map[string]store.Agent{}
+	for arch, p := range agentPaths(s) {
+		if b, err := os.ReadFile(p); err == nil {
+			found[arch] = store.Agent{Arch: arch, Path: p, Digest: release.DigestOf(b)}
+		}
+	}
+	return found
+}
+
+// agentPaths looks for bootwell-agent-linux-<arch>.xz beside this command and
+// where packages put it; BOOTWELL_AGENTS names another folder.
+func agentPaths(s *cli.Session) map[string]string {
 	var dirs []string
 	if d := s.Getenv("BOOTWELL_AGENTS"); d != "" {
 		dirs = append(dirs, d)
@@ -395,17 +408,15 @@ func findAgents(s *cli.Session) map[string]store.Agent {
 		dirs = append(dirs, filepath.Dir(exe), filepath.Join(filepath.Dir(exe), "..", "lib", "bootwell"))
 	}
 	dirs = append(dirs, "/usr/lib/bootwell")
-	found := map[string]store.Agent{}
+	paths := map[string]string{}
 	for _, arch := range []string{"amd64", "arm64"} {
 		for _, d := range dirs {
 			p := filepath.Join(d, "bootwell-agent-linux-"+arch+".xz")
-			b, err := os.ReadFile(p)
-			if err != nil {
-				continue
+			if fi, err := os.Stat(p); err == nil && fi.Mode().IsRegular() {
+				paths[arch] = p
+				break
 			}
-			found[arch] = store.Agent{Arch: arch, Path: p, Digest: release.DigestOf(b)}
-			break
 		}
 	}
-	return found
+	return paths
 }
