@@ -15,6 +15,7 @@ import (
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/config"
+	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 	"github.com/theupdateframework/go-tuf/v2/metadata/updater"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -79,19 +80,19 @@ type update struct {
 	early   map[string]*answer // what was asked for ahead, by name
 	carried map[string][]byte  // objects of a bundle, by key
 
-	roots     files  // fetched in this run
+	fetched   files  // in this pass, by name without version, but for roots
 	timestamp []byte // as fetched in this run
 	last      string // name of the file that was asked for last
 	lastBytes []byte
 }
 
-// run returns the new files. What was had ahead is not worth a refusal: then
+// run returns the new state. What was had ahead is not worth a refusal: then
 // each object is asked for once more, by itself and in the updater's order.
-func (u *update) run() (files, error) {
+func (u *update) run() (*set, error) {
 	local, etag := u.local, u.etag
-	got, err := u.workflow(true)
+	s, err := u.workflow(true)
 	if err == nil || !u.worthAnother(err) {
-		return got, err
+		return s, err
 	}
 	if len(u.carried) > 0 {
 		u.client.log().Warn("metadata were refused; reading them without the bundle", "err", err)
@@ -110,8 +111,8 @@ func (u *update) worthAnother(err error) bool {
 	return refused && len(u.carried) > 0 || errors.Is(err, ErrUntrusted) && len(u.local) > 0
 }
 
-func (u *update) workflow(ahead bool) (files, error) {
-	u.roots, u.early, u.timestamp = files{}, map[string]*answer{}, nil
+func (u *update) workflow(ahead bool) (*set, error) {
+	u.fetched, u.early, u.timestamp = files{}, map[string]*answer{}, nil
 	if ahead {
 		u.askAhead()
 	}
@@ -128,12 +129,9 @@ func (u *update) workflow(ahead bool) (files, error) {
 			u.askAheadOfState()
 		}
 	}
-	got, err := u.pass(u.local)
-	if err != nil {
-		return nil, err
-	}
-	if bytes.Equal(got[timestampFile], u.timestamp) {
-		return got, nil
+	s, err := u.pass(u.local)
+	if err != nil || bytes.Equal(s.files[timestampFile], u.timestamp) {
+		return s, err
 	}
 	// The bucket has another timestamp.json of the version known here: it was
 	// written anew by hand, or two publishers raced where the bucket has no
@@ -143,9 +141,12 @@ func (u *update) workflow(ahead bool) (files, error) {
 	return u.pass(local)
 }
 
-// pass runs the updater once on top of local.
-func (u *update) pass(local files) (got files, err error) {
+// pass runs the updater once on top of local. What it has verified is the
+// result: all of it comes down from the newest root in local, which was
+// verified from the anchor on.
+func (u *update) pass(local files) (s *set, err error) {
 	defer recovered(&err)
+	u.fetched = files{}
 	dir := filepath.Join(u.client.Dir, "scratch")
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, fmt.Errorf("clear scratch folder: %w", err)
@@ -161,42 +162,45 @@ func (u *update) pass(local files) (got files, err error) {
 			}
 		}
 	}
-	newest, err := u.refresh(local, dir)
+	t, err := u.refresh(local, dir)
 	if err != nil {
 		return nil, u.refusal(err)
 	}
-	return u.collect(local, dir, newest)
+	s = &set{files: u.collect(local, t), root: t.Root, timestamp: t.Timestamp, snapshot: t.Snapshot,
+		targets: t.Targets[metadata.TARGETS], releases: t.Targets[roleReleases], channels: t.Targets[roleChannels]}
+	return s, s.checkDelegations()
 }
 
-// refresh lets the updater verify the top level and both delegated roles and
-// returns the version of the newest root.
-func (u *update) refresh(local files, dir string) (root int64, err error) {
+// refresh lets the updater verify the top level and both delegated roles.
+func (u *update) refresh(local files, dir string) (*trustedmetadata.TrustedMetadata, error) {
 	cfg, err := config.New(baseURL+metadataPrefix, local[rootFile(local.roots())])
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	cfg.LocalMetadataDir, cfg.LocalTargetsDir = dir, dir
+	cfg.DisableLocalCache = true // it reads what is in dir, and writes nothing
 	cfg.RootMaxLength, cfg.TimestampMaxLength = maxRootBytes, maxTimestampBytes
 	cfg.SnapshotMaxLength, cfg.TargetsMaxLength = maxSnapshotBytes, maxTargetsBytes
 	cfg.MaxRootRotations, cfg.MaxDelegations = maxRoots, 4
 	cfg.Fetcher = u
 	up, err := updater.New(cfg)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	up.UnsafeSetRefTime(u.ref)
 	if err := up.Refresh(); err != nil {
-		return 0, err
+		return nil, err
 	}
 	// The updater loads a delegated role only on the way to a target; asking
 	// for one that no role can have loads it and then finds nothing.
 	for _, role := range []string{roleReleases, roleChannels} {
 		_, err := up.GetTargetInfo(role + "/x.json")
 		if up.GetTrustedMetadataSet().Targets[role] == nil {
-			return 0, fmt.Errorf("load role %s: %w", role, err)
+			return nil, fmt.Errorf("load role %s: %w", role, err)
 		}
 	}
-	return up.GetTrustedMetadataSet().Root.Signed.Version, nil
+	t := up.GetTrustedMetadataSet()
+	return &t, nil
 }
 
 // refusal names the file that was refused: the one asked for last, but an
@@ -208,22 +212,26 @@ func (u *update) refusal(err error) error {
 	return refusal(u.last, u.lastBytes, u.ref, err)
 }
 
-func (u *update) collect(local files, dir string, newest int64) (files, error) {
+// collect returns the bytes of what was verified: the updater asks the bucket
+// for a file only when the local one does not count, and then takes what it
+// gets or fails. But a timestamp.json of the version that it holds it drops.
+func (u *update) collect(local files, t *trustedmetadata.TrustedMetadata) files {
 	got := files{}
-	for n := int64(1); n <= newest; n++ {
+	for n := int64(1); n <= t.Root.Signed.Version; n++ {
 		name := rootFile(n)
 		if got[name] = local[name]; got[name] == nil {
-			got[name] = u.roots[name]
+			got[name] = u.fetched[name]
 		}
 	}
 	for _, name := range nonRoot() {
-		b, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			return nil, fmt.Errorf("read scratch file: %w", err)
+		if got[name] = u.fetched[name]; got[name] == nil {
+			got[name] = local[name]
 		}
-		got[name] = b
 	}
-	return got, nil
+	if old := local[timestampFile]; old != nil && versionIn(old) == t.Timestamp.Signed.Version {
+		got[timestampFile] = old
+	}
+	return got
 }
 
 // DownloadFile implements go-tuf's fetcher.Fetcher over what was had ahead and
@@ -233,27 +241,30 @@ func (u *update) DownloadFile(url string, max int64, _ time.Duration) ([]byte, e
 	name := strings.TrimPrefix(key, metadataPrefix)
 	u.last, u.lastBytes = name, nil
 	if b, ok := u.carried[key]; ok && int64(len(b)) <= max {
-		u.lastBytes = b
-		return b, nil
+		return u.got(name, b), nil
 	}
 	a := u.early[name]
 	if a == nil {
 		a = u.ask(name, max)
 	}
-	if name == timestampFile {
-		u.early[name] = a // another pass sees the same
-	}
 	if a.err != nil {
 		return nil, u.failed(name, max, a.err)
 	}
-	switch {
-	case name == timestampFile:
+	if name == timestampFile {
+		u.early[name] = a // another pass sees the same
 		u.timestamp, u.etag = a.data, a.etag
-	case strings.HasSuffix(name, ".root.json"):
-		u.roots[name] = a.data
 	}
-	u.lastBytes = a.data
-	return a.data, nil
+	return u.got(name, a.data), nil
+}
+
+// got notes what the updater is given.
+func (u *update) got(name string, b []byte) []byte {
+	u.lastBytes = b
+	if version, base, ok := strings.Cut(name, "."); ok && base != rootBase && version+"."+base != timestampFile {
+		name = base
+	}
+	u.fetched[name] = b
+	return b
 }
 
 // ask reads one metadata file from the bucket: timestamp.json only if it is
