@@ -182,9 +182,14 @@ func (s *session) worthSaying(r *release.Report) bool {
 	return s.acted || st.Pending || s.gist(r) != st.Said || due(st.Reported.Add(heartbeat-st.poll()/2), s.now, heartbeat)
 }
 
-// gist is what makes two reports tell the same.
+// gist is what makes two reports tell the same. That nothing needed changing any
+// more is no news: the run that changed something was told of.
 func (s *session) gist(r *release.Report) string {
-	g := fmt.Sprintf("%s %s %s %s %s %v %s %s %s", r.State, r.Role, r.Channel, r.Release, r.Wanted, r.Quarantined, kindOf(s.problem), r.Facts.Agent, r.Facts.Platform) + bucketGist(r.Buckets)
+	state := r.State
+	if state == release.StateOK {
+		state = release.StateChanged
+	}
+	g := fmt.Sprintf("%s %s %s %s %s %v %s %s %s", state, r.Role, r.Channel, r.Release, r.Wanted, r.Quarantined, kindOf(s.problem), r.Facts.Agent, r.Facts.Platform) + bucketGist(r.Buckets)
 	return release.DigestOf([]byte(g)).Short()
 }
 

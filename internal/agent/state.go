@@ -20,8 +20,8 @@ const (
 	defaultPoll    = 5 * time.Minute
 	defaultReapply = time.Hour
 	maxBackoff     = time.Hour
-	refusedRetry   = time.Hour // at most, before a report that was refused is sent again
-	heartbeat      = 24 * time.Hour
+	refusedRetry   = time.Hour      // at most, before a report that was refused is sent again
+	heartbeat      = 30 * time.Hour // of silence; a report costs as much as a dozen polls
 )
 
 // A ref names a release by its number and its manifest.
@@ -264,5 +264,5 @@ func share(key string) float64 {
 // clock that was wrong then, and counts as come, so that a clock set back
 // cannot stop a VM for years.
 func due(at, now time.Time, interval time.Duration) bool {
-	return !now.Before(at) || at.Sub(now) > interval+interval/4+heartbeat/24
+	return !now.Before(at) || at.Sub(now) > interval+interval/4+time.Hour
 }
