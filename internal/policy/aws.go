@@ -65,7 +65,7 @@ func identityPolicy(t target, gs []grant, self string) Policy {
 		verb   verb
 		sid    string
 		action string
-	}{{read, "Read", "s3:GetObject"}, {write, "Write", "s3:PutObject"}, {remove, "Unlock", "s3:DeleteObject"}} {
+	}{{read, "Read", "s3:GetObject"}, {write, "Write", "s3:PutObject"}, {remove, "Delete", "s3:DeleteObject"}} {
 		var at []string
 		for _, g := range gs {
 			if g.verb != v.verb {

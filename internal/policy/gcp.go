@@ -30,6 +30,9 @@ func gcp(t target, gs []grant) Policy {
 	if c := t.below(gs, write); c != "" {
 		bind("write", "storage.objects.create,storage.objects.delete", c)
 	}
+	if t.For == Collector {
+		bind("delete", "storage.objects.delete", t.below(gs, remove))
+	}
 	if prefixes(gs, list) != nil {
 		bind("list", "storage.objects.list", "")
 	}

@@ -23,10 +23,11 @@ const (
 	VM        Audience = "vm"        // reads releases, writes its own reports and logs
 	Publisher Audience = "publisher" // reads and writes releases
 	Reader    Audience = "reader"    // reads releases, reports and logs: status
+	Collector Audience = "gc"        // deletes what no release needs: gc
 )
 
 // Audiences returns all of them.
-func Audiences() []Audience { return []Audience{VM, Publisher, Reader} }
+func Audiences() []Audience { return []Audience{VM, Publisher, Reader, Collector} }
 
 // Config says for what a policy is.
 type Config struct {
@@ -102,9 +103,9 @@ type grant struct {
 	own    bool
 }
 
-// grants is what each audience needs and nothing else. Nobody deletes what is
-// signed or its content: only the publishers' lock, where a store without
-// conditions gives it back that way.
+// grants is what each audience needs and nothing else. Only a collector deletes
+// what is signed, and content; publishers delete their lock, where a store
+// without conditions gives it back that way.
 var grants = map[Audience][]grant{
 	VM: {
 		{read, "tuf/", false}, {read, "packs/", false}, {read, "manifests/", false}, {read, "agents/", false},
@@ -119,6 +120,13 @@ var grants = map[Audience][]grant{
 	Reader: {
 		{read, "tuf/", false}, {read, "manifests/", false}, {read, "reports/", false}, {read, "logs/", false},
 		{list, "reports/", false},
+	},
+	Collector: {
+		{read, "tuf/", false}, {read, "manifests/", false}, {read, "locks/", false},
+		{write, "tuf/", false}, {write, "locks/", false},
+		{remove, "tuf/", false}, {remove, "packs/", false}, {remove, "manifests/", false}, {remove, "agents/", false},
+		{remove, "reports/", false}, {remove, "logs/", false}, {remove, "locks/", false},
+		{list, "tuf/", false}, {list, "packs/", false}, {list, "manifests/", false}, {list, "agents/", false}, {list, "reports/", false}, {list, "logs/", false},
 	},
 }
 
@@ -140,7 +148,7 @@ func Generate(c Config) (Policy, error) {
 	}
 	gs, ok := grants[c.For]
 	if !ok {
-		return Policy{}, fmt.Errorf("for %.40q: it is one of vm, publisher and reader: %w", c.For, ErrConfig)
+		return Policy{}, fmt.Errorf("for %.40q: it is one of vm, publisher, reader and gc: %w", c.For, ErrConfig)
 	}
 	if c.Name == "" {
 		c.Name = "bootwell"

@@ -77,7 +77,7 @@ func TestGenerate_Mistakes(t *testing.T) {
 		config policy.Config
 		want   string
 	}{
-		{policy.Config{Bucket: "s3://b", For: "root"}, "one of vm, publisher and reader"},
+		{policy.Config{Bucket: "s3://b", For: "root"}, "one of vm, publisher, reader and gc"},
 		{policy.Config{Bucket: "s3://b", Cloud: "ibm"}, "aws, s3, azure, gcp, openstack"},
 		{policy.Config{Bucket: "s3://b", Cloud: "gcp"}, "no buckets with the scheme s3"},
 		{policy.Config{Bucket: "https://b/p"}, "has no policies"},
@@ -146,6 +146,7 @@ var lives = map[policy.Audience]right{
 	policy.VM:        {get: "tuf/ packs/ manifests/ agents/", put: "reports/vm1/ logs/vm1/"},
 	policy.Publisher: {get: "tuf/ packs/ manifests/ agents/ locks/", put: "tuf/ packs/ manifests/ agents/ locks/", remove: "locks/", list: "tuf/ packs/ agents/"},
 	policy.Reader:    {get: "tuf/ manifests/ reports/ logs/", list: "reports/"},
+	policy.Collector: {get: "tuf/ manifests/ locks/", put: "tuf/ locks/", remove: "tuf/ packs/ manifests/ agents/ reports/ logs/ locks/", list: "tuf/ packs/ manifests/ agents/ reports/ logs/"},
 }
 
 // holds shows that b may do exactly what r says. admin fills the bucket.

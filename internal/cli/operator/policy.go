@@ -19,19 +19,20 @@ func newPolicyCmd(s *cli.Session) *cobra.Command {
 	c := &cobra.Command{
 		Use: "policy", GroupID: "project", Args: cobra.NoArgs,
 		Short: "Print the least rights in the bucket, in your cloud's words",
-		Long: `Prints what a VM, a publisher or a reader must be allowed in the bucket, and
-nothing else: an IAM policy (AWS and servers that speak S3), role definitions
+		Long: `Prints what a VM, a publisher, a reader or a collector of garbage must be allowed
+in the bucket, and nothing else: an IAM policy (AWS and servers that speak S3), role definitions
 and assignments with conditions (Azure, Google Cloud), or the access rules of an
 application credential (OpenStack). stdout is the document; how to put it to
 use, and what the cloud cannot confine, is on stderr.`,
 		Example: `  bootwell policy > vm.json                    for the VMs of the project's bucket
   bootwell policy --for publisher > ci.json     for people and CI that publish
+  bootwell policy --for gc > gc.json            for the one that deletes, if it is not a publisher
   bootwell policy --role web --vm i-0abc123     for one VM of a role
   bootwell policy --cloud gcp --bucket gs://acme-provision/prod`,
 		RunE: func(*cobra.Command, []string) error { return runPolicy(s, f) },
 	}
 	c.Flags().StringVar(&f.cloud, "cloud", "", "whose `words`: "+strings.Join(policy.Clouds(), ", ")+" (default: the bucket's)")
-	c.Flags().StringVar(&f.audience, "for", string(policy.VM), "`who` gets the rights: vm, publisher or reader")
+	c.Flags().StringVar(&f.audience, "for", string(policy.VM), "`who` gets the rights: vm, publisher, reader or gc")
 	c.Flags().StringVar(&f.role, "role", "", "the `role` of the VMs, for the names of what is made; the rights are the same for all")
 	c.Flags().StringVar(&f.vm, "vm", "", "one VM's `name`, as status shows it (default: every VM that has the identity)")
 	c.Flags().StringVar(&f.bucket, "bucket", "", "`URL` of the bucket (default: the project's)")

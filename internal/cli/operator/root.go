@@ -37,7 +37,7 @@ runs your scripts at first boot and on a timer. Updating a fleet is a publish.`,
 	)
 	root.AddCommand(
 		newInitCmd(s), newValidateCmd(s), newExplainCmd(s), newDoctorCmd(s),
-		newPublishCmd(s), newReleasesCmd(s), newResignCmd(s),
+		newPublishCmd(s), newReleasesCmd(s), newGCCmd(s), newResignCmd(s),
 		newUserDataCmd(s), newPolicyCmd(s), newStatusCmd(s), newLogsCmd(s),
 		newVersionCmd(s),
 	)
