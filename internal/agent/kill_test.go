@@ -128,6 +128,18 @@ func scenes() map[string]scene {
 			},
 			state: release.StateChanged, release: "r2", good: "r2", file: "two",
 		},
+		"second update": { // the tree of r1 becomes that of r3
+			setUp: func(w *world) {
+				for _, text := range []string{"one", "two", "three"} {
+					w.publish(w.two(text))
+					if text != "three" {
+						w.victim("")
+					}
+					w.pass(5 * time.Minute)
+				}
+			},
+			state: release.StateChanged, release: "r3", good: "r3", file: "three",
+		},
 		"drift": {
 			setUp: func(w *world) {
 				w.publish(w.two("one"))

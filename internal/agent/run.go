@@ -176,7 +176,7 @@ func (s *session) commit(ctx context.Context, p *pass) error {
 	}
 	s.journal = nil
 	s.at("Cleaned")
-	s.collect()
+	s.collect(p.t.Manifest)
 	pruneRuns(s.Paths)
 	s.tellResult(p)
 	s.followSchedule(ctx)

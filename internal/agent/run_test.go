@@ -93,12 +93,41 @@ func TestRelease_TheNextOneIsTaken(t *testing.T) {
 		t.Fatalf("run %+v, file %q, history %v", r.Run, w.text("a"), r.History)
 	}
 	w.whole()
-	w.publish(role(w.put("a", "three")))
-	w.pass(5 * time.Minute)
-	w.good()
-	trees, err := os.ReadDir(w.agent.Paths.Releases())
-	if err != nil || len(trees) != 2 {
-		t.Fatalf("releases kept: %v %v, want r3's tree and manifest", trees, err)
+}
+
+// Two trees take turns: the one that is no longer needed becomes the next one
+// in place, and what is in use is never touched.
+func TestTrees_TakeTurns(t *testing.T) {
+	w := newWorld(t)
+	old := map[string]os.FileInfo{}
+	for _, r := range []string{"r1", "r2", "r3", "r4", "r5"} {
+		w.publish(role(w.put("a", "text of "+r)))
+		w.pass(5 * time.Minute)
+		w.is(w.good(), release.StateChanged, r)
+		w.whole()
+		tree := w.agent.Paths.Tree(w.state().Applied.Manifest)
+		fi, err := os.Stat(tree)
+		if err != nil {
+			t.Fatal(err)
+		}
+		old[r] = fi
+		kept, err := os.ReadDir(w.agent.Paths.Releases())
+		// A tree, its manifest and its index; of the spare tree no manifest.
+		want := 5
+		if r == "r1" {
+			want = 3
+		}
+		if err != nil || len(kept) != want {
+			t.Fatalf("after %s these are kept: %v %v", r, kept, err)
+		}
+	}
+	for now, before := range map[string]string{"r3": "r1", "r4": "r2", "r5": "r3"} {
+		if !os.SameFile(old[now], old[before]) {
+			t.Errorf("the tree of %s was not made of that of %s", now, before)
+		}
+	}
+	if os.SameFile(old["r2"], old["r1"]) {
+		t.Error("the tree of r1 was changed while it was in use")
 	}
 }
 

@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,10 +29,25 @@ func (s *session) stage(ctx context.Context, t *target) error {
 		}
 		s.note("the tree of %s is not whole and is repaired: %s", t.Release, err)
 	}
-	s.collect()
-	err := store.ReadAny(ctx, s.Bucket, func() error {
+	spare := s.collect(t.Manifest)
+	err := s.fetch(ctx, t, spare)
+	if spare != "" && errors.Is(err, store.ErrNoSpace) {
+		// Without it there is more room, and the other trees hold nearly the same.
+		if err := os.RemoveAll(spare); err != nil {
+			s.logger().Warn("old release not removed", "dir", spare, "err", err)
+		}
+		err = s.fetch(ctx, t, "")
+	}
+	if err != nil {
+		return fmt.Errorf("stage %s: %w", t.Release, diskError(err))
+	}
+	return s.accept(t)
+}
+
+func (s *session) fetch(ctx context.Context, t *target, spare string) error {
+	return store.ReadAny(ctx, s.Bucket, func() error {
 		stats, err := s.store.Stage(ctx, t.manifest, store.StageOptions{
-			Dir: t.dir, Role: s.Config.Role, Reuse: s.reusable(t.Manifest),
+			Dir: t.dir, Role: s.Config.Role, Reuse: s.reusable(t.Manifest), Spare: store.Staged{Dir: spare}, Remember: true,
 			Progress: func(p store.Progress) {
 				s.times.turn(p.Phase)
 				s.tell(Event{Kind: EventStage, Release: t.Release, Phase: p.Phase, Done: p.Done, Total: p.Total})
@@ -39,10 +56,6 @@ func (s *session) stage(ctx context.Context, t *target) error {
 		t.size += stats.Fetched
 		return err
 	})
-	if err != nil {
-		return fmt.Errorf("stage %s: %w", t.Release, diskError(err))
-	}
-	return s.accept(t)
 }
 
 // accept raises the floor to a release that is whole here.
@@ -60,33 +73,79 @@ func (s *session) reusable(not release.Digest) []store.Staged {
 		if d == not || d.IsZero() || len(out) > 0 && out[0].Dir == s.Paths.Tree(d) || !isDir(s.Paths.Tree(d)) {
 			continue
 		}
-		if m := s.kept(d); m != nil {
-			out = append(out, store.Staged{Dir: s.Paths.Tree(d), Manifest: m})
+		st := store.Staged{Dir: s.Paths.Tree(d)}
+		if !store.HasIndex(st.Dir) {
+			if st.Manifest = s.kept(d); st.Manifest == nil {
+				continue
+			}
 		}
+		out = append(out, st)
 	}
 	return out
 }
 
-// collect removes the trees that nothing refers to any more.
-func (s *session) collect() {
-	keep := map[string]bool{s.state.Wanted.Manifest.Hex(): true, s.state.Applied.Manifest.Hex(): true, s.state.Good.Manifest.Hex(): true}
+// collect removes what nothing refers to any more, but one tree that the
+// target can be made of in place: to write, link and remove what differs costs
+// less than to make a tree anew and to remove this one.
+func (s *session) collect(target release.Digest) (spare string) {
+	keep := map[string]bool{}
+	hold := func(tree string) {
+		keep[tree], keep[tree+".json"], keep[tree+store.IndexSuffix] = true, true, true
+	}
+	for _, d := range []release.Digest{target, s.state.Wanted.Manifest, s.state.Applied.Manifest, s.state.Good.Manifest} {
+		hold(d.Hex())
+	}
+	// What a killed call left of the target is gone on with.
+	keep["."+target.Hex()+".partial"] = true
 	if s.journal != nil {
-		keep[s.journal.Target.Manifest.Hex()] = true
+		hold(s.journal.Target.Manifest.Hex())
 	}
 	for _, link := range []string{s.Paths.Current(), s.Paths.LastGood()} {
 		if t, err := os.Readlink(link); err == nil {
-			keep[filepath.Base(t)] = true
+			hold(filepath.Base(t))
 		}
 	}
 	entries, err := os.ReadDir(s.Paths.Releases())
 	if err != nil {
-		return
+		return ""
+	}
+	name := spareOf(entries, keep)
+	if name != "" {
+		keep[name], keep[name+store.IndexSuffix] = true, true
+		spare = filepath.Join(s.Paths.Releases(), name)
 	}
 	for _, e := range entries {
-		if !keep[strings.TrimSuffix(e.Name(), ".json")] {
+		if !keep[e.Name()] {
 			if err := os.RemoveAll(filepath.Join(s.Paths.Releases(), e.Name())); err != nil {
 				s.logger().Warn("old release not removed", "name", e.Name(), "err", err)
 			}
 		}
 	}
+	return spare
+}
+
+// spareOf returns the name of the tree that was staged last of those not to be
+// kept, or "". One with an index comes first: its files need not be read.
+func spareOf(entries []fs.DirEntry, keep map[string]bool) (name string) {
+	indexed := map[string]bool{}
+	for _, e := range entries {
+		if tree, ok := strings.CutSuffix(e.Name(), store.IndexSuffix); ok {
+			indexed[tree] = true
+		}
+	}
+	var best time.Time
+	for _, e := range entries {
+		_, err := release.ParseDigest("sha256:" + e.Name())
+		if err != nil || !e.IsDir() || keep[e.Name()] {
+			continue
+		}
+		fi, err := e.Info()
+		if err != nil {
+			continue
+		}
+		if name == "" || indexed[e.Name()] && !indexed[name] || indexed[e.Name()] == indexed[name] && fi.ModTime().After(best) {
+			name, best = e.Name(), fi.ModTime()
+		}
+	}
+	return name
 }
