@@ -523,3 +523,45 @@ func FuzzBundle(f *testing.F) {
 		}
 	})
 }
+
+// Readers of a mirror find the bundles there; a mirror that skips states has
+// only those for new readers.
+func TestCopyTo_BundlesGoAlong(t *testing.T) {
+	w := newWorld(t)
+	mirror := bucket.NewMem()
+	to := &Client{Bucket: mirror, Dir: t.TempDir(), Anchor: w.anchor, Now: w.clock}
+	copyState := func(have *View) *View {
+		t.Helper()
+		v := mustRefresh(t, w.client())
+		for _, tg := range v.Targets("") {
+			b, err := v.Fetch(t.Context(), tg.Name)
+			if err == nil {
+				err = PutTarget(t.Context(), mirror, tg.Name, b)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := v.CopyTo(t.Context(), to, have, "test"); err != nil {
+			t.Fatal(err)
+		}
+		return mustRefresh(t, to)
+	}
+	w.publish()
+	have := copyState(nil)
+	reader := &Client{Bucket: mirror, Dir: t.TempDir(), Anchor: w.anchor, Now: w.clock}
+	is := func(want string) {
+		t.Helper()
+		if got := asksOf(t, reader); got != want {
+			t.Errorf("asked for %s; want %s", got, want)
+		}
+	}
+	is("1 1.root.json, 1 timestamp.json, 2 2.root.json, 2 full bundle")
+	w.publish()
+	have = copyState(have)
+	is("1 timestamp.json, 2 2.root.json, 2 next bundle")
+	w.publish()
+	w.publish()
+	copyState(have)
+	is("1 timestamp.json, 2 2.root.json, 2 full bundle")
+}

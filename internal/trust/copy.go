@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -64,6 +65,7 @@ func (v *View) CopyTo(ctx context.Context, to *Client, have *View, owner string)
 			}
 		}()
 	}
+	v.copyBundles(ctx, to, have)
 	etag, err := v.copyTimestamp(ctx, to, have, p.atomic())
 	if err != nil {
 		return fmt.Errorf("copy metadata: %w", err)
@@ -72,6 +74,29 @@ func (v *View) CopyTo(ctx context.Context, to *Client, have *View, owner string)
 		p.log().Warn("copied, but this machine could not keep what it knows of the copy", "err", err)
 	}
 	return nil
+}
+
+// copyBundles copies the bundles that readers of the other bucket will ask for,
+// if v's bucket has them. They are as little to be trusted there as here.
+func (v *View) copyBundles(ctx context.Context, to *Client, have *View) {
+	ts := v.set.files[timestampFile]
+	keys := []string{bundleKey(ts)}
+	if have != nil {
+		keys = append(keys, nextBundleKey(have.set.files[timestampFile], ts))
+	}
+	var wg sync.WaitGroup
+	for _, key := range keys {
+		wg.Go(func() {
+			b, _, err := get(ctx, v.client.Bucket, key, bucket.GetOptions{}, maxBundleBytes)
+			if err == nil {
+				_, err = to.Bucket.Put(ctx, key, bytes.NewReader(b), bucket.Condition{})
+			}
+			if err != nil {
+				v.client.log().Debug("bundle is not copied", "object", key, "err", err)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // copyVersions writes what is named by version: the roots in their order, then
