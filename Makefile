@@ -40,8 +40,8 @@ lint: check
 demo: build ## the main job on this machine, in a throw-away VM of namespaces
 	@go run ./examples/demo
 
-bench: ## Go benchmarks of the packages
-	@go test -run '^$$' -bench . -benchmem ./internal/...
+bench: build ## beside today's tools → docs/performance.md; BENCH=quick, all or micro
+	@contrib/ci/bench $(BENCH)
 
 size: build ## of the agent, stripped and compressed, and what each bucket provider adds to it
 	@ls -l $(BIN)

@@ -317,7 +317,7 @@ func short(d workload.Difference) string {
 	for _, part := range []struct {
 		name  string
 		paths []string
-	}{{"content", d.Content}, {"modes", d.Modes}, {"links", d.Links}, {"empty folder", d.Empty}, {"not deleted", d.Extra}} {
+	}{{"content", d.Content}, {"modes", d.Modes}, {"links", d.Links}, {"empty folder", d.Empty}, {"extra files", d.Extra}} {
 		if len(part.paths) == 0 {
 			continue
 		}
