@@ -125,7 +125,7 @@ func ParseManifest(b []byte) (*Manifest, error) {
 		return nil, fmt.Errorf("parse manifest: %w", errTooLong(len(b)))
 	}
 	var m Manifest
-	if err := decodeSchema(b, &m, "manifest"); err != nil {
+	if err := decodeManifest(b, &m); err != nil {
 		return nil, err
 	}
 	if err := m.check(); err != nil {
@@ -152,7 +152,6 @@ func (m *Manifest) check() error {
 			return fmt.Errorf("pack %d has no digest or size", i)
 		}
 	}
-	links := map[string]bool{}
 	for i := range m.Files {
 		f := &m.Files[i]
 		if err := f.check(m.Packs); err != nil {
@@ -161,17 +160,17 @@ func (m *Manifest) check() error {
 		if i > 0 && m.Files[i-1].Path >= f.Path {
 			return fmt.Errorf("file %.200q is out of order", f.Path)
 		}
-		if f.Link != "" {
-			links[f.Path] = true
-		}
 	}
 	// A path below a link or a file would be written through it.
+	above := "" // the folder of the file before: what lies above it is fine
 	for i := range m.Files {
-		for d := path.Dir(m.Files[i].Path); d != "."; d = path.Dir(d) {
+		dir := path.Dir(m.Files[i].Path)
+		for d := dir; d != "." && d != above; d = path.Dir(d) {
 			if g, ok := m.Find(d); ok && !g.Dir {
 				return fmt.Errorf("file %.200q lies below %.200q, which is no folder", m.Files[i].Path, d)
 			}
 		}
+		above = dir
 	}
 	return nil
 }
