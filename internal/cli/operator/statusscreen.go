@@ -31,7 +31,7 @@ func roleCounts(st *fleet.Status) string {
 		head = append(head, strings.ToUpper(x))
 	}
 	rows := [][]string{append(head, "SEEN LAST", "RELEASES")}
-	for _, r := range st.Roles[:min(len(st.Roles), maxRows)] {
+	for _, r := range largest(st.Roles) {
 		row := []string{dash(r.Role), strconv.Itoa(r.VMs)}
 		for _, x := range shown {
 			row = append(row, strconv.Itoa(r.States[x]))
@@ -49,12 +49,24 @@ func roleCounts(st *fleet.Status) string {
 	return columns(rows) + more(len(st.Roles), "role")
 }
 
+// largest are the roles that there is room for, in the order of their names
+// where that is all of them.
+func largest(roles []fleet.Role) []fleet.Role {
+	if len(roles) <= maxRows {
+		return roles
+	}
+	return slices.SortedFunc(slices.Values(roles), func(a, b fleet.Role) int {
+		return cmp.Or(cmp.Compare(b.VMs, a.VMs), cmp.Compare(a.Role, b.Role))
+	})[:maxRows]
+}
+
 // more is the line below a list that was cut off.
 func more(n int, what string) string {
 	if n <= maxRows {
 		return ""
 	}
-	return fmt.Sprintf("  and %s more\n", cli.Plural(n-maxRows, what))
+	count, what, _ := strings.Cut(cli.Plural(n-maxRows, what), " ")
+	return fmt.Sprintf("  and %s more %s\n", count, what)
 }
 
 // columns lines up rows: the first and the last column to the left, figures
@@ -180,7 +192,7 @@ func silences(st *fleet.Status) string {
 	var b strings.Builder
 	for _, g := range list[:min(len(list), maxRows)] {
 		fmt.Fprintf(&b, "  %*d  %s  %s  for %s", count, g.vms, padded(dash(g.role), role), padded(dash(g.zone), zone), age(g.shortest))
-		if g.vms > 1 {
+		if age(g.shortest) != age(g.longest) {
 			fmt.Fprintf(&b, " to %s", age(g.longest))
 		}
 		b.WriteByte('\n')
