@@ -36,6 +36,7 @@ type flags struct {
 	reps        int
 	correctness bool
 	measure     bool
+	budget      time.Duration
 }
 
 func run(ctx context.Context) (err error) {
@@ -47,6 +48,7 @@ func run(ctx context.Context) (err error) {
 	flag.IntVar(&f.reps, "reps", 0, "measure fast peers this often (default: 5, L 3)")
 	flag.BoolVar(&f.correctness, "correctness", true, "also look at what each peer gets right")
 	flag.BoolVar(&f.measure, "measure", true, "measure")
+	flag.DurationVar(&f.budget, "budget", 0, "the `time` after which slow peers are left out and cells are measured once (default 26m)")
 	flag.Parse()
 	b, err := start(ctx, os.Stderr)
 	if err != nil {
@@ -95,6 +97,9 @@ func planOf(f flags) plan {
 	}
 	if f.sizes != "" {
 		p.sizes = slices.DeleteFunc(p.sizes, func(s workload.Size) bool { return !slices.Contains(strings.Split(f.sizes, ","), s.Name) })
+	}
+	if f.budget > 0 {
+		p.budget = f.budget
 	}
 	if f.reps > 0 {
 		for name := range p.fast {

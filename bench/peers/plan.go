@@ -15,7 +15,10 @@ type plan struct {
 	fast  map[string]int // rounds for each workload
 	slow  map[string]int
 	only  []string // names of peers; nil: all
-	quick bool
+
+	// budget is the time after which slow peers are left out and every cell is
+	// measured once only; 0: none.
+	budget time.Duration
 }
 
 // plainPublisher publishes the large tree for all that store it file by file.
@@ -26,14 +29,14 @@ const distant = 20 * time.Millisecond
 func standardPlan() plan {
 	return plan{
 		sizes: []workload.Size{workload.S, workload.M, workload.L}, rtts: []time.Duration{0, distant},
-		fast: map[string]int{"S": 5, "M": 5, "L": 3}, slow: map[string]int{"S": 2, "M": 2, "L": 1},
+		fast: map[string]int{"S": 5, "M": 5, "L": 3}, slow: map[string]int{"S": 1, "M": 1, "L": 1}, budget: 26 * time.Minute,
 	}
 }
 
 // quickPlan is for a look at where bootwell stands.
 func quickPlan() plan {
 	return plan{
-		sizes: []workload.Size{workload.S, workload.M}, rtts: []time.Duration{0, distant}, quick: true,
+		sizes: []workload.Size{workload.S, workload.M}, rtts: []time.Duration{0, distant},
 		fast: map[string]int{"S": 3, "M": 3}, slow: map[string]int{},
 		only: []string{"bootwell", "floor", "curl-pipe", "curl-etag", "git"},
 	}
@@ -59,32 +62,39 @@ func (p plan) reps(size workload.Size, who *peer, o op, rtt time.Duration) int {
 	if who.slow {
 		n = p.slow[size.Name]
 	}
-	large := size.Name == "L"
 	switch {
-	case o == publishCold && large && (who.name == "git" || who.name == "curl-pipe" || who.slow):
-		if rtt > 0 { // minutes of compression, whatever the line
-			return 0
-		}
-		return min(n, 1)
+	case size.Name == "L":
+		return min(n, largeReps(who, o, rtt))
 	case o == publishCold:
-		return min(n, 3-boolInt(who.slow)-boolInt(large))
-	case who.slow && (o == many || o == rename) && rtt == 0 && !large:
+		return min(n, 3)
+	case who.slow && (o == many || o == rename) && rtt == 0:
 		return 0
-	case who.slow && (o == many || o == rename):
-		n = min(n, 1)
-	}
-	switch {
-	case large && who.slow && rtt > 0 && o != cold && o != poll && o != one:
-		return 0
-	case large && who.name == "rclone" && rtt > 0 && o != cold:
-		return 0
+	case who.slow && o == cold:
+		return 2 * n
 	}
 	return n
 }
 
-func boolInt(b bool) int {
-	if b {
+// largeReps bounds what takes minutes on the large tree.
+func largeReps(who *peer, o op, rtt time.Duration) int {
+	further := o == many || o == oneByte || o == rename
+	switch {
+	case o == publishCold && (who.name == "git" || who.name == "curl-pipe" || who.slow):
+		if rtt > 0 { // mostly compression, whatever the line
+			return 0
+		}
+		return 1
+	case o == publishCold:
+		return 2
+	case who.name == "rclone" && (rtt > 0 || further): // one request for each file, each time
+		return 0
+	case who.slow && further && rtt > 0:
+		return 0
+	case further && (who.archive() || who.name == "restic"): // they take all of the tree each time
 		return 1
 	}
-	return 0
+	return 3
 }
+
+// archive tells that the peer fetches the one archive of the tree.
+func (p *peer) archive() bool { return p.name == "curl-pipe" || p.from == "curl-pipe" }

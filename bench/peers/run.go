@@ -178,7 +178,7 @@ func (s *scene) rounds(ctx context.Context, o op, round func(time.Duration, []*p
 		for _, rtt := range s.plan.rtts {
 			var in []*peer
 			for _, p := range s.all {
-				if rep < s.plan.reps(s.size, p, o, rtt) && (p.only == nil || p.only(&s.size, o)) {
+				if rep < s.reps(p, o, rtt) && (p.only == nil || p.only(&s.size, o)) {
 					in = append(in, p)
 				}
 			}
@@ -198,6 +198,18 @@ func (s *scene) rounds(ctx context.Context, o op, round func(time.Duration, []*p
 	}
 	fmt.Fprintf(s.story, "peers: %s %s done after %s\n", s.size.Name, o, time.Since(s.began).Round(time.Second))
 	return nil
+}
+
+// reps is what the plan says, or less when its time is up.
+func (s *scene) reps(p *peer, o op, rtt time.Duration) int {
+	n := s.plan.reps(s.size, p, o, rtt)
+	if s.plan.budget == 0 || time.Since(s.began) < s.plan.budget {
+		return n
+	}
+	if p.slow {
+		return 0
+	}
+	return min(n, 1)
 }
 
 func (s *scene) record(p *peer, o op, rtt time.Duration, one sample) {
