@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -85,7 +84,12 @@ func (p *configParser) fail(line int, format string, a ...any) {
 	p.errs = append(p.errs, fmt.Errorf("%s:%d: %s", p.name, line, fmt.Sprintf(format, a...)))
 }
 
-var roleName = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,62}$`)
+// roleName reports whether s can name a role, a channel or a project.
+func roleName(s string) bool {
+	return s != "" && len(s) <= 63 && 'a' <= s[0] && s[0] <= 'z' && !strings.ContainsFunc(s, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '_' || r == '-')
+	})
+}
 
 // mirrorsKey is the one key with a list.
 const mirrorsKey = "mirrors"
@@ -137,7 +141,7 @@ func urlRemedy(v string) string {
 }
 
 func nameRemedy(v string) string {
-	if !roleName.MatchString(v) {
+	if !roleName(v) {
 		return "use lower-case letters, digits, - or _, starting with a letter"
 	}
 	return ""

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -25,9 +24,31 @@ func newRunID(now time.Time) string {
 	return now.UTC().Format("20060102-150405-") + hex.EncodeToString(b[:])
 }
 
-var runID = regexp.MustCompile(`^[0-9]{8}-[0-9]{6}-[0-9a-f]{4}$`)
-
-func validRunID(s string) bool { return runID.MatchString(s) }
+// validRunID reports whether s is a name as newRunID makes them.
+func validRunID(s string) bool {
+	const form = "00000000-000000-ffff"
+	if len(s) != len(form) {
+		return false
+	}
+	for i := range len(s) {
+		c, digit := s[i], '0' <= s[i] && s[i] <= '9'
+		switch form[i] {
+		case '0':
+			if !digit {
+				return false
+			}
+		case 'f':
+			if !digit && (c < 'a' || c > 'f') {
+				return false
+			}
+		case '-':
+			if c != '-' {
+				return false
+			}
+		}
+	}
+	return true
+}
 
 // A runLog is the bounded log of one run: its first 3 MiB as they come, its
 // last 1 MiB when it is closed, and a line about what is missing between. A

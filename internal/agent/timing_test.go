@@ -142,3 +142,14 @@ func TestRuns_Torn(t *testing.T) {
 		t.Error("a run without a result has a timing")
 	}
 }
+
+func TestValidRunID(t *testing.T) {
+	if id := newRunID(time.Now()); !validRunID(id) {
+		t.Errorf("%s is none", id)
+	}
+	for _, bad := range []string{"", "20270301-120000-00g0", "20270301-120000-00F0", "2027030a-120000-0000", "20270301_120000-0000", "20270301-120000-00000", "../0301-120000-0000"} {
+		if validRunID(bad) {
+			t.Errorf("%q is one", bad)
+		}
+	}
+}

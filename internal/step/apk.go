@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -61,10 +60,10 @@ func (a *apk) args(cmd string, rest ...string) []string {
 	return append([]string{a.path, "--wait", strconv.Itoa(int(lockWait.Seconds())), "--no-progress", cmd}, rest...)
 }
 
-var apkError = regexp.MustCompile(`(?m)^ERROR: (.*)$`)
+var apkError = pattern(`(?m)^ERROR: (.*)$`)
 
 // apkUnknown matches what a new index can mend.
-var apkUnknown = regexp.MustCompile(`no such package|unable to select packages|unsatisfiable constraints|No such file or directory|HTTP error 404`)
+var apkUnknown = pattern(`no such package|unable to select packages|unsatisfiable constraints|No such file or directory|HTTP error 404`)
 
 func (a *apk) install(ctx context.Context, pkgs []release.Package) error {
 	var names []string
@@ -78,16 +77,16 @@ func (a *apk) install(ctx context.Context, pkgs []release.Package) error {
 		return a.retryLocked(ctx, func() (result, error) { return a.act(ctx, a.args("add", names...)...) })
 	}
 	res, err := add()
-	if err != nil && !res.cut() && apkUnknown.Match(append(res.stdout, res.stderr...)) {
+	if err != nil && !res.cut() && apkUnknown().Match(append(res.stdout, res.stderr...)) {
 		if up, uerr := a.act(ctx, a.args("update")...); uerr != nil {
-			return withReason(uerr, up, apkError)
+			return withReason(uerr, up, apkError())
 		}
 		res, err = add()
 	}
-	return withReason(err, res, apkError)
+	return withReason(err, res, apkError())
 }
 
 func (a *apk) remove(ctx context.Context, names []string) error {
 	res, err := a.retryLocked(ctx, func() (result, error) { return a.act(ctx, a.args("del", names...)...) })
-	return withReason(err, res, apkError)
+	return withReason(err, res, apkError())
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -104,10 +103,10 @@ func aptInstallArgs(pkgs []release.Package) []string {
 }
 
 // aptError picks apt's own words.
-var aptError = regexp.MustCompile(`(?m)^E: (.*)$`)
+var aptError = pattern(`(?m)^E: (.*)$`)
 
 // aptFetch matches what new package lists can mend.
-var aptFetch = regexp.MustCompile(`404 +Not Found|Hash Sum mismatch|Failed to fetch|Unable to fetch some archives`)
+var aptFetch = pattern(`404 +Not Found|Hash Sum mismatch|Failed to fetch|Unable to fetch some archives`)
 
 func (a *apt) plan(ctx context.Context, pkgs []release.Package) map[string]string {
 	res, err := a.simulate(ctx, pkgs)
@@ -118,11 +117,11 @@ func (a *apt) plan(ctx context.Context, pkgs []release.Package) map[string]strin
 }
 
 // aptInst matches "Inst nginx [1.22.1-8] (1.22.1-9 Debian:12.1/stable [amd64])".
-var aptInst = regexp.MustCompile(`(?m)^Inst (\S+) (?:\[[^]]*\] )?\(([^ )]+)`)
+var aptInst = pattern(`(?m)^Inst (\S+) (?:\[[^]]*\] )?\(([^ )]+)`)
 
 func parseSimulated(b []byte) map[string]string {
 	m := map[string]string{}
-	for _, f := range aptInst.FindAllSubmatch(b, -1) {
+	for _, f := range aptInst().FindAllSubmatch(b, -1) {
 		m[string(f[1])] = string(f[2])
 	}
 	return m
@@ -136,7 +135,7 @@ func (a *apt) simulate(ctx context.Context, pkgs []release.Package) (result, err
 		return res, err
 	}
 	if err := a.ended("apt-get", res); err != nil {
-		return res, withReason(err, res, aptError)
+		return res, withReason(err, res, aptError())
 	}
 	return res, a.exact(ctx, pkgs)
 }
@@ -192,13 +191,13 @@ func (a *apt) install(ctx context.Context, pkgs []release.Package) error {
 		return a.retryLocked(ctx, func() (result, error) { return a.act(ctx, argv...) })
 	}
 	res, err := run()
-	if err != nil && !res.cut() && !updated && aptFetch.Match(append(res.stderr, res.stdout...)) {
+	if err != nil && !res.cut() && !updated && aptFetch().Match(append(res.stderr, res.stdout...)) {
 		if err := update(); err != nil {
 			return err
 		}
 		res, err = run()
 	}
-	return withReason(err, res, aptError)
+	return withReason(err, res, aptError())
 }
 
 func (a *apt) remove(ctx context.Context, names []string) error {
@@ -207,7 +206,7 @@ func (a *apt) remove(ctx context.Context, names []string) error {
 	}
 	argv := append(append([]string{a.get}, aptArgs()...), append([]string{"remove"}, names...)...)
 	res, err := a.retryLocked(ctx, func() (result, error) { return a.act(ctx, argv...) })
-	return withReason(err, res, aptError)
+	return withReason(err, res, aptError())
 }
 
 // mend finishes what an interrupted dpkg left; apt-get refuses to work on it.
@@ -233,7 +232,7 @@ func (a *apt) mend(ctx context.Context) error {
 	})
 	if err != nil {
 		// The install that follows may bring what is missing; if not, it says so.
-		a.logf("dpkg --configure -a: %v", withReason(err, res, aptError))
+		a.logf("dpkg --configure -a: %v", withReason(err, res, aptError()))
 	}
 	return context.Cause(ctx)
 }
@@ -249,7 +248,7 @@ const aptLists = "/var/lib/apt/lists"
 func (a *apt) update(ctx context.Context) error {
 	res, err := a.retryLocked(ctx, func() (result, error) { return a.act(ctx, a.get, "-q", "update") })
 	if err != nil {
-		return fmt.Errorf("update package lists: %w", withReason(err, res, aptError))
+		return fmt.Errorf("update package lists: %w", withReason(err, res, aptError()))
 	}
 	// The lists' own times are those of the servers' files.
 	now := time.Now()

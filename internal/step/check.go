@@ -60,7 +60,7 @@ func (r *Runner) checkOnce(ctx context.Context, c release.Check) string {
 func wants(b *bool) bool { return b == nil || *b }
 
 func (r *Runner) checkService(ctx context.Context, c release.Check) error {
-	if !serviceName.MatchString(c.Target) {
+	if !serviceName().MatchString(c.Target) {
 		return fmt.Errorf("%q is no name of a service", c.Target)
 	}
 	look := *r
@@ -205,7 +205,7 @@ func excerpt(b []byte) string {
 }
 
 func (r *Runner) checkPackage(ctx context.Context, c release.Check) error {
-	if !packageName.MatchString(c.Target) {
+	if !packageName().MatchString(c.Target) {
 		return fmt.Errorf("%q is no name of a package", c.Target)
 	}
 	mgr, err := r.packager()

@@ -101,7 +101,7 @@ func FuzzTools(f *testing.F) {
 		if len(b) >= 2 {
 			_, _ = (&Runner{}).interpreter(b)
 		}
-		if packageName.Match(b) && (b[0] == '-' || b[len(b)-1] == '-') || serviceName.Match(b) && strings.ContainsAny(string(b), "/ \n") {
+		if packageName().Match(b) && (b[0] == '-' || b[len(b)-1] == '-') || serviceName().Match(b) && strings.ContainsAny(string(b), "/ \n") {
 			t.Fatalf("%q is taken for a name", b)
 		}
 	})

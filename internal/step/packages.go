@@ -60,8 +60,8 @@ func (v inventory) right(p release.Package) bool {
 // packageName and packageVersion let in what the four families use, and
 // nothing a tool could take for an option, a pattern or another request.
 var (
-	packageName    = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9._+:~-]*[A-Za-z0-9_+])?$`)
-	packageVersion = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._+:~^-]*$`)
+	packageName    = pattern(`^[A-Za-z0-9_]([A-Za-z0-9._+:~-]*[A-Za-z0-9_+])?$`)
+	packageVersion = pattern(`^[A-Za-z0-9_][A-Za-z0-9._+:~^-]*$`)
 )
 
 // packager finds the system's package manager.
@@ -91,7 +91,7 @@ func (r *Runner) packager() (packager, error) {
 func (j *job) packages(ctx context.Context) error {
 	var names []string
 	for _, p := range j.step.Packages {
-		if !packageName.MatchString(p.Name) || p.Version != "" && !packageVersion.MatchString(p.Version) {
+		if !packageName().MatchString(p.Name) || p.Version != "" && !packageVersion().MatchString(p.Version) {
 			return final(fmt.Errorf("%q %s is no name of a package", p.Name, p.Version))
 		}
 		names = append(names, p.Name)
@@ -226,10 +226,10 @@ func (r *Runner) retryLocked(ctx context.Context, f func() (result, error)) (res
 	}
 }
 
-var lockWords = regexp.MustCompile(`Could not get lock|Unable to lock|Unable to acquire the dpkg|is locked by another process|System management is locked|Unable to lock database|Another app is currently holding the yum lock`)
+var lockWords = pattern(`Could not get lock|Unable to lock|Unable to acquire the dpkg|is locked by another process|System management is locked|Unable to lock database|Another app is currently holding the yum lock`)
 
 func lockHeld(res result) bool {
-	return lockWords.Match(res.stderr) || lockWords.Match(res.tail)
+	return lockWords().Match(res.stderr) || lockWords().Match(res.tail)
 }
 
 // withReason adds the words of a tool that say why it failed.

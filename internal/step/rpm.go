@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/bootwell/bootwell/internal/release"
@@ -40,8 +39,8 @@ func (m *rpm) installed(ctx context.Context, names []string) (inventory, error) 
 				return v, m.ended("rpm", res)
 			}
 			if res.code != 0 {
-				if !rpmAbsent.Match(append(res.stdout, res.stderr...)) {
-					return v, withReason(m.ended("rpm", res), res, rpmError)
+				if !rpmAbsent().Match(append(res.stdout, res.stderr...)) {
+					return v, withReason(m.ended("rpm", res), res, rpmError())
 				}
 				continue
 			}
@@ -53,8 +52,8 @@ func (m *rpm) installed(ctx context.Context, names []string) (inventory, error) 
 }
 
 var (
-	rpmAbsent = regexp.MustCompile(`is not installed|no package provides|not owned by any package`)
-	rpmError  = regexp.MustCompile(`(?m)^(?:error|Error|ERROR): *(.*)$`)
+	rpmAbsent = pattern(`is not installed|no package provides|not owned by any package`)
+	rpmError  = pattern(`(?m)^(?:error|Error|ERROR): *(.*)$`)
 )
 
 // parseRpm adds what rpm says of the package asked for as name.
@@ -127,7 +126,7 @@ func (m *rpm) run(ctx context.Context, args []string) error {
 	if err != nil && !res.cut() && m.kind == "zypper" && zypperDone[res.code] {
 		return nil
 	}
-	return withReason(err, res, rpmError)
+	return withReason(err, res, rpmError())
 }
 
 func (m *rpm) install(ctx context.Context, pkgs []release.Package) error {

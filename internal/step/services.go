@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,7 +35,7 @@ type serviceStatus struct {
 var errNoService = errors.New("there is no such service")
 
 // serviceName keeps options and patterns out of commands.
-var serviceName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@:\\-]*$`)
+var serviceName = pattern(`^[A-Za-z0-9_][A-Za-z0-9_.@:\\-]*$`)
 
 // supervisor finds the service manager that runs.
 func (r *Runner) supervisor() (supervisor, error) {
@@ -62,7 +61,7 @@ func (j *job) services(ctx context.Context) error {
 		return err
 	}
 	for _, s := range j.step.Services {
-		if !serviceName.MatchString(s.Name) {
+		if !serviceName().MatchString(s.Name) {
 			return final(fmt.Errorf("%q is no name of a service", s.Name))
 		}
 		if err := j.service(ctx, sup, s); err != nil {
@@ -167,7 +166,7 @@ func (s *systemd) reload(ctx context.Context, name string, p map[string]string) 
 	}
 	s.reloaded = true
 	if res, err := s.act(ctx, s.ctl, "daemon-reload"); err != nil {
-		return p, withReason(err, res, systemdError)
+		return p, withReason(err, res, systemdError())
 	}
 	return s.show(ctx, name)
 }
@@ -175,7 +174,7 @@ func (s *systemd) reload(ctx context.Context, name string, p map[string]string) 
 func (s *systemd) show(ctx context.Context, name string) (map[string]string, error) {
 	res, err := s.query(ctx, s.ctl, "show", "--property=LoadState,ActiveState,SubState,UnitFileState,NeedDaemonReload", "--", name)
 	if err == nil {
-		err = withReason(s.ended("systemctl show", res), res, systemdError)
+		err = withReason(s.ended("systemctl show", res), res, systemdError())
 	}
 	return parseShow(res.stdout), err
 }
@@ -213,7 +212,7 @@ func unitStatus(p map[string]string) serviceStatus {
 	return st
 }
 
-var systemdError = regexp.MustCompile(`(?m)^(?:Failed to [^:\n]*: )?(.*\S.*)$`)
+var systemdError = pattern(`(?m)^(?:Failed to [^:\n]*: )?(.*\S.*)$`)
 
 func (s *systemd) set(ctx context.Context, name, verb string) error {
 	res, err := s.act(ctx, s.ctl, verb, "--", name)
@@ -223,7 +222,7 @@ func (s *systemd) set(ctx context.Context, name, verb string) error {
 		}
 		return nil
 	}
-	err = withReason(err, res, systemdError)
+	err = withReason(err, res, systemdError())
 	if res.cut() {
 		return err
 	}
@@ -270,7 +269,7 @@ func (s *systemd) story(ctx context.Context, name string) []byte {
 }
 
 func (s *systemd) notify(ctx context.Context, verb, name string) error {
-	if !serviceName.MatchString(name) {
+	if !serviceName().MatchString(name) {
 		return fmt.Errorf("%q is no name of a service", name)
 	}
 	st, err := s.status(ctx, name) // reloads unit files that a step has changed
@@ -322,10 +321,10 @@ func (o *openrc) set(ctx context.Context, name, verb string) error {
 		return errors.New("rc-update is not installed")
 	}
 	res, err := o.act(ctx, argv...)
-	return withReason(err, res, initError)
+	return withReason(err, res, initError())
 }
 
-var initError = regexp.MustCompile(`(?m)^\s*\* (?:ERROR: )?(.*\S)$`)
+var initError = pattern(`(?m)^\s*\* (?:ERROR: )?(.*\S)$`)
 
 func (o *openrc) notify(ctx context.Context, verb, name string) error {
 	return notifyScript(ctx, o, o.Runner, o.svc, verb, name)
@@ -334,7 +333,7 @@ func (o *openrc) notify(ctx context.Context, verb, name string) error {
 // notifyScript restarts or reloads by an init script; one that does not run is
 // started instead of reloaded.
 func notifyScript(ctx context.Context, sup supervisor, r *Runner, svc, verb, name string) error {
-	if !serviceName.MatchString(name) {
+	if !serviceName().MatchString(name) {
 		return fmt.Errorf("%q is no name of a service", name)
 	}
 	st, err := sup.status(ctx, name)
@@ -345,7 +344,7 @@ func notifyScript(ctx context.Context, sup supervisor, r *Runner, svc, verb, nam
 		verb = "restart"
 	}
 	res, err := r.act(ctx, svc, name, verb)
-	return withReason(err, res, initError)
+	return withReason(err, res, initError())
 }
 
 // A sysv runs System V init scripts, where nothing supervises (containers).
@@ -371,20 +370,20 @@ func (s *sysv) status(ctx context.Context, name string) (serviceStatus, error) {
 func (s *sysv) set(ctx context.Context, name, verb string) error {
 	if verb == "start" || verb == "stop" {
 		res, err := s.act(ctx, s.svc, name, verb)
-		return withReason(err, res, initError)
+		return withReason(err, res, initError())
 	}
 	if p, ok := s.tool("update-rc.d"); ok {
 		if verb == "enable" {
 			if res, err := s.act(ctx, p, name, "defaults"); err != nil {
-				return withReason(err, res, initError)
+				return withReason(err, res, initError())
 			}
 		}
 		res, err := s.act(ctx, p, name, verb)
-		return withReason(err, res, initError)
+		return withReason(err, res, initError())
 	}
 	if p, ok := s.tool("chkconfig"); ok {
 		res, err := s.act(ctx, p, name, map[string]string{"enable": "on", "disable": "off"}[verb])
-		return withReason(err, res, initError)
+		return withReason(err, res, initError())
 	}
 	return errors.New("neither update-rc.d nor chkconfig is installed")
 }

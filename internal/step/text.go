@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -13,14 +14,20 @@ import (
 // maxChanges bounds the lines of one result; a folder of files has thousands.
 const maxChanges = 200
 
+// pattern is a regular expression that is compiled when it is first needed:
+// most calls of the agent find nothing to do and need none.
+func pattern(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
+
 // escapes matches the ANSI sequences that tools write to colour and redraw.
-var escapes = regexp.MustCompile(`\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])`)
+var escapes = pattern(`\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])`)
 
 // clean returns s as valid UTF-8 without escape sequences and control
 // characters other than newline and tab; a carriage return ends a line.
 func clean(s string) string {
 	s = strings.ToValidUTF8(s, "\uFFFD")
-	s = escapes.ReplaceAllString(s, "")
+	s = escapes().ReplaceAllString(s, "")
 	s = strings.ReplaceAll(s, "\r\n", "\n")
 	return strings.Map(func(c rune) rune {
 		switch {

@@ -71,11 +71,11 @@ func TestRpm_Parse(t *testing.T) {
 		}
 	}
 	for _, s := range []string{"package httpd is not installed\n", "no package provides httpd\n"} {
-		if !rpmAbsent.MatchString(s) {
+		if !rpmAbsent().MatchString(s) {
 			t.Errorf("%q is not understood", s)
 		}
 	}
-	if rpmAbsent.MatchString("error: rpmdb: BDB0113 Thread/process failed: DB_RUNRECOVERY") {
+	if rpmAbsent().MatchString("error: rpmdb: BDB0113 Thread/process failed: DB_RUNRECOVERY") {
 		t.Error("a broken database is taken for an absent package")
 	}
 }

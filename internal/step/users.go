@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,16 +19,16 @@ import (
 )
 
 // userName is what useradd of all families takes.
-var userName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?$`)
+var userName = pattern(`^[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?$`)
 
-var accountError = regexp.MustCompile(`(?m)^(?:user|group)[a-z]*: (.*)$`)
+var accountError = pattern(`(?m)^(?:user|group)[a-z]*: (.*)$`)
 
 // users brings the accounts of the step to their states. Each is looked up
 // again, since one may need the group another brings.
 func (j *job) users(ctx context.Context) error {
 	for _, u := range j.step.Users {
 		for _, n := range append([]string{u.Name, cmp.Or(u.Group, u.Name)}, u.Groups...) {
-			if !userName.MatchString(n) {
+			if !userName().MatchString(n) {
 				return final(fmt.Errorf("%q is no name of a user or group", n))
 			}
 		}
@@ -104,7 +103,7 @@ func (j *job) alter(ctx context.Context, did string, argv []string) error {
 	}
 	res, err := j.act(ctx, argv...)
 	if err != nil {
-		return withReason(err, res, accountError)
+		return withReason(err, res, accountError())
 	}
 	j.changed("%s", did)
 	return nil
@@ -159,7 +158,7 @@ func (j *job) createUser(ctx context.Context, u release.User, ownGroup bool) err
 	if ctl, ok := j.tool("chpasswd"); ok && !j.DryRun {
 		c := []string{"/bin/sh", "-c", `echo "$1:*" | "$2" -e`, "sh", u.Name, ctl}
 		if res, err := j.act(ctx, c...); err != nil {
-			return withReason(err, res, accountError)
+			return withReason(err, res, accountError())
 		}
 	}
 	for _, g := range u.Groups {

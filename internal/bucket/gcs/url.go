@@ -3,7 +3,6 @@ package gcs
 import (
 	"cmp"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/bootwell/bootwell/internal/bucket/wire"
@@ -29,9 +28,13 @@ var form = wire.Form{
 	Options: []string{"anonymous", "ca", "endpoint", "location", "project"},
 }
 
-// bucketName is Google's rule for names.
+// bucketName reports whether s follows Google's rule for names.
 // https://cloud.google.com/storage/docs/buckets#naming
-var bucketName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{1,220})[a-z0-9]$`)
+func bucketName(s string) bool {
+	plain := func(r rune) bool { return 'a' <= r && r <= 'z' || '0' <= r && r <= '9' }
+	return len(s) >= 3 && len(s) <= 222 && plain(rune(s[0])) && plain(rune(s[len(s)-1])) &&
+		!strings.ContainsFunc(s, func(r rune) bool { return !plain(r) && !strings.ContainsRune("._-", r) })
+}
 
 // Parse reads gs://bucket/prefix?endpoint=URL&ca=FILE&anonymous=BOOL&project=ID&location=NAME.
 // An endpoint without a scheme is https.
@@ -56,7 +59,7 @@ func parse(rawURL string) (Location, error) {
 }
 
 func checkBucket(name string) error {
-	if !bucketName.MatchString(name) || len(name) > 63 && !strings.Contains(name, ".") || strings.Contains(name, "..") {
+	if !bucketName(name) || len(name) > 63 && !strings.Contains(name, ".") || strings.Contains(name, "..") {
 		return fmt.Errorf("bucket name %.80q is not valid: it has 3 to 63 of a-z, 0-9, - and _", name)
 	}
 	return nil

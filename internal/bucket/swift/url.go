@@ -3,7 +3,6 @@ package swift
 import (
 	"fmt"
 	"net/url"
-	"regexp"
 	"strings"
 
 	"github.com/bootwell/bootwell/internal/bucket/wire"
@@ -27,8 +26,12 @@ var form = wire.Form{
 	Options: []string{"auth", "ca", "interface", "region", "storage"},
 }
 
-// containerName are the names that need no escapes; Swift allows more.
-var containerName = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,255}$`)
+// containerName reports whether s needs no escapes; Swift allows more.
+func containerName(s string) bool {
+	return s != "" && len(s) <= 256 && s[0] != '.' && !strings.ContainsFunc(s, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("._~-", r))
+	})
+}
 
 // Parse reads swift://CONTAINER/PREFIX?auth=URL&region=NAME&interface=NAME&storage=URL&ca=FILE.
 // auth is the URL of Keystone, to which /v3 is added where it lacks it; storage
@@ -47,7 +50,7 @@ func parse(rawURL string) (Location, error) {
 	switch {
 	case err != nil:
 		return l, err
-	case !containerName.MatchString(l.Container):
+	case !containerName(l.Container):
 		return l, fmt.Errorf("container name %.100q is not made of letters, digits, dots, hyphens and underscores", l.Container)
 	}
 	if err := wire.CheckPrefix(l.Prefix); err != nil {
