@@ -3,7 +3,6 @@ package store
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -103,24 +102,6 @@ func onePerVM(found []*foundReport) []*foundReport {
 		return order
 	})
 	return slices.CompactFunc(found, func(a, b *foundReport) bool { return a.vm == b.vm })
-}
-
-// ofVM reads an object of a VM from its folder, which a list finds: only that
-// tells whether the bucket's rules confine the VM to one. Who may not list
-// reads from the folder of the VM's name.
-func (s *Store) ofVM(ctx context.Context, vm string, key func(folder string) string, limit int64) ([]byte, error) {
-	folder := vm
-	found, err := s.listReports(ctx, nil, nil)
-	if err != nil && !errors.Is(err, bucket.ErrPermission) && !errors.Is(err, bucket.ErrUnsupported) {
-		return nil, err
-	}
-	for _, f := range found {
-		if f.vm == vm {
-			folder = f.folder
-		}
-	}
-	b, _, err := bucket.ReadAll(ctx, s.Bucket, key(folder), bucket.GetOptions{}, limit)
-	return b, err
 }
 
 // from walks over the objects after a key, up to end ("": all). It stops in a
