@@ -104,3 +104,45 @@ func FuzzLease(f *testing.F) {
 		}
 	})
 }
+
+// FuzzUnpackBundle reads any bytes as a bundle, packed or not: what comes out is
+// within bounds and of the kinds that may travel.
+func FuzzUnpackBundle(f *testing.F) {
+	w := newWorld(f)
+	w.publish()
+	b := w.read(bundleKey(w.read(metadataPrefix + timestampFile)))
+	plain, err := unpackBundle(b, nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b, false)
+	f.Add(b[:len(b)/2], false)
+	f.Add(joinObjects(plain), true)
+	f.Add(append(joinObjects(plain), "manifests/x 1\n"...), true)
+	f.Fuzz(func(t *testing.T, b []byte, bare bool) {
+		read := func(b []byte) (map[string][]byte, error) { return unpackBundle(b, nil) }
+		if bare {
+			read = parseBundle
+		}
+		objects, err := read(b)
+		if err != nil && !errors.Is(err, errBundle) {
+			t.Fatalf("not one of the refusals: %v", err)
+		}
+		total := 0
+		for key, data := range objects {
+			if total += len(data); !carriable(key, data) {
+				t.Fatalf("%s may not travel", key)
+			}
+		}
+		if total > maxBundleUnpacked && !bare || err != nil && len(objects) > 0 {
+			t.Fatalf("%d bytes, %v", total, err)
+		}
+		if err != nil {
+			return
+		}
+		again, err := parseBundle(joinObjects(objects))
+		if err != nil || len(again) != len(objects) {
+			t.Fatalf("%d of %d objects after another turn: %v", len(again), len(objects), err)
+		}
+	})
+}
