@@ -53,6 +53,7 @@ var arrows = map[string][]string{
 	"bench/world":              {},
 	"bench/result":             {},
 	"bench/fleet":              {"bench/result", "bench/world", "internal/agent", "internal/bucket", "internal/bucket/s3", "internal/release", "internal/store", "internal/trust"},
+	"bench/releases":           {"bench/result", "bench/world", "internal/bucket", "internal/bucket/s3", "internal/release", "internal/store", "internal/trust"},
 	"bench/status":             {"bench/result", "bench/world", "internal/release"},
 	"examples":                 {},
 	"examples/demo":            {"internal/lab"},
