@@ -85,13 +85,9 @@ func (c *coders) unpack(frame, dst []byte, b release.Blob) ([]byte, error) {
 	return out, nil
 }
 
-// inflate decodes one zstd stream of at most max bytes, with from ("" for
-// none) as raw dictionary.
-func inflate(packed, from []byte, max int64) ([]byte, error) {
-	opts := append(decoderOptions(max+int64(len(from))), zstd.WithDecoderConcurrency(1))
-	if len(from) > 0 {
-		opts = append(opts, zstd.WithDecoderDictRaw(dictID, from))
-	}
+// inflate decodes one zstd stream of at most max bytes.
+func inflate(packed []byte, max int64) ([]byte, error) {
+	opts := append(decoderOptions(max), zstd.WithDecoderConcurrency(1))
 	d, err := zstd.NewReader(nil, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("make decoder: %w", err)
@@ -110,29 +106,6 @@ func inflate(packed, from []byte, max int64) ([]byte, error) {
 		return nil, fmt.Errorf("unpack: %w", err)
 	}
 	return out, nil
-}
-
-// dictID marks frames that need the manifest before as dictionary.
-const dictID = 1
-
-// maxWindow is the largest window that deltas use; manifests are smaller.
-const maxWindow = 128 << 20
-
-// delta encodes to so that inflate with from as dictionary restores it.
-func delta(from, to []byte) ([]byte, error) {
-	window := 8 << 20
-	for window < len(from)+len(to) && window < maxWindow {
-		window <<= 1
-	}
-	// SpeedBetterCompression is the cheapest level whose tables hold every
-	// position of a dictionary of some megabytes.
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithWindowSize(window),
-		zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderDictRaw(dictID, from))
-	if err != nil {
-		return nil, fmt.Errorf("make encoder: %w", err)
-	}
-	defer e.Close()
-	return e.EncodeAll(to, nil), nil
 }
 
 // zeros reports whether b holds only zero bytes.

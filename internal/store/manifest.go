@@ -115,14 +115,19 @@ func (s *Store) second(err error) {
 	s.log().Log(context.Background(), level, "manifest travels another way", "err", err)
 }
 
-// packed reads a compressed manifest, with from as dictionary, and verifies
+// packed reads a compressed manifest, or with from the delta to it, and verifies
 // it against what is signed.
 func (s *Store) packed(ctx context.Context, key string, from []byte, t trust.Target) ([]byte, error) {
 	z, _, err := bucket.ReadAll(ctx, s.Bucket, key, bucket.GetOptions{}, maxStored(t.Size))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", key, err)
 	}
-	b, err := inflate(z, from, t.Size)
+	var b []byte
+	if from != nil {
+		b, err = patched(z, from, t.Size)
+	} else {
+		b, err = inflate(z, t.Size)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w: %w", key, err, trust.ErrUntrusted)
 	}

@@ -80,7 +80,7 @@ func (s *Store) RunLog(ctx context.Context, vm, name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read log: %w", err)
 	}
-	b, err := inflate(z, nil, maxLog)
+	b, err := inflate(z, maxLog)
 	if err != nil {
 		return nil, fmt.Errorf("read log %s of %s: %w: %w", name, vm, err, release.ErrFormat)
 	}
