@@ -266,11 +266,17 @@ func (s *session) whoAmI() error {
 	if before.VM == s.state.VM && before.Role == s.state.Role && before.Channel == s.state.Channel && before.Platform == s.state.Platform {
 		return nil
 	}
-	return s.save()
+	return s.saveSoon()
 }
 
 func (s *session) save() error {
 	return replaceJSON(s.Paths.StateFile(), s.state, 0o600)
+}
+
+// saveSoon is save for what is found out again when a power cut brings the
+// state before back.
+func (s *session) saveSoon() error {
+	return putJSON(s.Paths.StateFile(), s.state, 0o600)
 }
 
 func (s *session) close() {

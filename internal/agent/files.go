@@ -51,10 +51,19 @@ func diskError(err error) error {
 
 // replaceFile replaces the file's content whole and durably.
 func replaceFile(name string, b []byte, perm os.FileMode) error {
+	if err := putFile(name, b, perm); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+// putFile replaces the file's content whole. After a power cut the file is this
+// one or the one before, unless syncDir came between.
+func putFile(name string, b []byte, perm os.FileMode) error {
 	if err := renameio.WriteFile(name, b, perm, renameio.WithTempDir(filepath.Dir(name))); err != nil {
 		return fmt.Errorf("write %s: %w", name, diskError(err))
 	}
-	return syncDir(filepath.Dir(name))
+	return nil
 }
 
 // placeFile replaces the file's content whole, for whoever reads it, but leaves
@@ -80,11 +89,19 @@ func placeFile(name string, b []byte, perm os.FileMode) error {
 
 // replaceJSON is replaceFile with v as JSON.
 func replaceJSON(name string, v any, perm os.FileMode) error {
+	if err := putJSON(name, v, perm); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+// putJSON is putFile with v as JSON.
+func putJSON(name string, v any, perm os.FileMode) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", name, err)
 	}
-	return replaceFile(name, append(b, '\n'), perm)
+	return putFile(name, append(b, '\n'), perm)
 }
 
 // replaceLink makes name a link to target, atomically and durably.
@@ -92,10 +109,21 @@ func replaceLink(target, name string) error {
 	if have, err := os.Readlink(name); err == nil && have == target {
 		return nil
 	}
+	if err := putLink(target, name); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+// putLink is replaceLink without the flush.
+func putLink(target, name string) error {
+	if have, err := os.Readlink(name); err == nil && have == target {
+		return nil
+	}
 	if err := renameio.Symlink(target, name); err != nil {
 		return fmt.Errorf("link %s: %w", name, diskError(err))
 	}
-	return syncDir(filepath.Dir(name))
+	return nil
 }
 
 // removeFile removes a file durably; that there is none is no error.

@@ -13,8 +13,7 @@ import (
 
 // Points of a run that the journal records.
 const (
-	pointStaged    = "staged"    // the tree is whole; current may or may not be flipped
-	pointApplying  = "applying"  // step Step is about to run, runs, or has just ended
+	pointApplying  = "applying"  // step Step is about to run, runs, or has just ended; before the first one, current may not be flipped yet
 	pointRebooting = "rebooting" // a reboot was asked for; step Step is next
 	pointChecking  = "checking"  // all steps have run
 )
@@ -84,7 +83,7 @@ func parseJournal(b []byte) (*journal, error) {
 		return nil, fmt.Errorf("parse journal: %w", err)
 	}
 	switch j.Point {
-	case pointStaged, pointApplying, pointRebooting, pointChecking:
+	case pointApplying, pointRebooting, pointChecking:
 	default:
 		return nil, fmt.Errorf("parse journal: point %.20q: %w", j.Point, release.ErrFormat)
 	}
@@ -96,8 +95,16 @@ func parseJournal(b []byte) (*journal, error) {
 
 // write records the journal. The next action may begin only after it.
 func (j *journal) write(p Paths) error {
+	if err := j.put(p); err != nil {
+		return err
+	}
+	return syncDir(p.State())
+}
+
+// put is write for who flushes the state folder afterwards.
+func (j *journal) put(p Paths) error {
 	j.PID = os.Getpid()
-	return replaceJSON(p.Journal(), j, 0o600)
+	return putJSON(p.Journal(), j, 0o600)
 }
 
 // cutOff returns the count of cut-off runs for the run that comes after j. A

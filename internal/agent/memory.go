@@ -44,7 +44,8 @@ func (m *memory) Remember(key string, inputs release.Digest) error {
 	if inputs.IsZero() {
 		delete(m.keys, key)
 	}
-	if err := replaceJSON(m.path, m.keys, 0o600); err != nil {
+	// The folder is flushed before the next step begins, or with the result.
+	if err := putJSON(m.path, m.keys, 0o600); err != nil {
 		return fmt.Errorf("remember step: %w", err)
 	}
 	return nil

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -25,10 +24,9 @@ func (s *session) writeMetrics(r *release.Report) {
 		return
 	}
 	clearLeftovers(dir, "bootwell.prom")
-	if err := replaceFile(name, text, 0o644); err != nil {
+	if err := placeFile(name, text, 0o644); err != nil {
 		s.logger().Warn("metrics not written", "err", err)
 	}
-	_ = os.Chmod(name, 0o644)
 }
 
 // metrics is the text for r. Labels have few values: never names of steps.

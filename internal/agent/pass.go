@@ -36,7 +36,7 @@ type pass struct {
 func (s *session) newPass(t *target, d decision) *pass {
 	j := &journal{
 		Schema: stateSchema, Run: newRunID(s.time()), Why: d.why, Target: t.ref, Fallback: d.fallback,
-		Attempt: s.state.attempts(t.Manifest) + 1, Started: s.time().UTC(), BootID: s.boot, Point: pointStaged,
+		Attempt: s.state.attempts(t.Manifest) + 1, Started: s.time().UTC(), BootID: s.boot, Point: pointApplying,
 	}
 	if s.journal != nil && (s.journal.Target == t.ref || s.journal.Target == ref{}) {
 		j.Cuts = s.journal.cutOff(s.boot)
@@ -99,11 +99,14 @@ func (p *pass) begin() error {
 		return nil
 	}
 	p.session.journal = p.j
-	if err := p.j.write(p.Paths); err != nil {
+	if err := p.j.put(p.Paths); err != nil {
 		return err
 	}
 	p.at("Journaled")
-	if err := replaceLink(filepath.Join("releases", p.t.Manifest.Hex()), p.Paths.Current()); err != nil {
+	if err := putLink(filepath.Join("releases", p.t.Manifest.Hex()), p.Paths.Current()); err != nil {
+		return err
+	}
+	if err := syncDir(p.Paths.State()); err != nil {
 		return err
 	}
 	p.at("Flipped")
@@ -123,9 +126,12 @@ func (p *pass) mark(point string, index int) error {
 func (p *pass) steps(ctx context.Context) (int, error) {
 	defer p.phase("steps", time.Now())
 	steps := p.t.role.Steps
-	for i := p.j.Step; i < len(steps); i++ {
-		if err := p.mark(pointApplying, i); err != nil {
-			return ended, err
+	// The journal as begin wrote it says that the first one is about to run.
+	for first, i := p.j.Step, p.j.Step; i < len(steps); i++ {
+		if i > first {
+			if err := p.mark(pointApplying, i); err != nil {
+				return ended, err
+			}
 		}
 		p.at(fmt.Sprintf("Applying_step_%d_Enter", i+1))
 		res := p.step(ctx, i)

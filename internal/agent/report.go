@@ -244,7 +244,7 @@ func (s *session) upload(ctx context.Context) {
 		}
 	}
 	s.at("Reported_Leave")
-	if err := s.save(); err != nil {
+	if err := s.saveSoon(); err != nil {
 		s.logger().Warn("state not written", "err", err)
 	}
 }
@@ -349,11 +349,11 @@ func (s *session) publishStatus(r release.Report) {
 		err = os.MkdirAll(s.Paths.Run(), 0o755)
 	}
 	if err == nil {
-		err = replaceFile(s.Paths.Status(), b, 0o644)
+		err = placeFile(s.Paths.Status(), b, 0o644)
 	}
 	if err == nil && (s.acted || s.journal != nil || s.gist(&r) != s.said) {
 		if b, err = r.Bytes(); err == nil {
-			err = replaceFile(s.Paths.StatusCopy(), b, 0o600)
+			err = placeFile(s.Paths.StatusCopy(), b, 0o600)
 		}
 	}
 	if err != nil {

@@ -150,7 +150,7 @@ func (s *session) commit(ctx context.Context, p *pass) error {
 	defer s.phase("commit", time.Now())
 	now, good := s.time(), p.run.Result != release.ResultFailed
 	if good {
-		if err := replaceLink(filepath.Join("releases", p.t.Manifest.Hex()), s.Paths.LastGood()); err != nil {
+		if err := putLink(filepath.Join("releases", p.t.Manifest.Hex()), s.Paths.LastGood()); err != nil {
 			return err
 		}
 		s.at("LastGood")
@@ -171,8 +171,9 @@ func (s *session) commit(ctx context.Context, p *pass) error {
 		return err
 	}
 	s.at("Committed")
-	if err := removeFile(s.Paths.Journal()); err != nil {
-		return err
+	// One that a power cut brings back is known to be over.
+	if err := removeIfThere(s.Paths.Journal()); err != nil {
+		return diskError(err)
 	}
 	s.journal = nil
 	s.at("Cleaned")
@@ -317,7 +318,7 @@ func (j *journal) where() string {
 	case pointChecking:
 		return "in its checks"
 	}
-	return "before its first step"
+	return "at a reboot"
 }
 
 // abandon gives the journal's run the result failed and, with refuse, puts its

@@ -67,14 +67,14 @@ func (s *session) readWanted(ctx context.Context, before int64) error {
 	st.Expiry = s.view.Warn
 	s.warn = append(s.warn, st.Expiry...)
 	if s.view.Timestamp == before {
-		return s.save()
+		return s.saveSoon()
 	}
 	ch, err := s.store.Channel(ctx, s.view, s.Config.Project, s.Config.Channel)
 	if err != nil {
 		return err
 	}
 	st.want(ref{ch.Release, ch.Manifest}, ch.Floor, s.view.Timestamp)
-	if err := s.save(); err != nil {
+	if err := s.saveSoon(); err != nil {
 		return err
 	}
 	s.at("Polled")
@@ -143,7 +143,7 @@ func (s *session) manifest(ctx context.Context, r ref) (*release.Manifest, error
 	if release.DigestOf(b) != r.Manifest {
 		return nil, fmt.Errorf("manifest of %s is not the one that channel %s names: %w", r.Release, s.Config.Channel, trust.ErrUntrusted)
 	}
-	return m, replaceFile(s.Paths.Manifest(r.Manifest), b, 0o644)
+	return m, putFile(s.Paths.Manifest(r.Manifest), b, 0o644)
 }
 
 // kept returns the manifest with digest d as it lies on the disk, or nil.

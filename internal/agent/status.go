@@ -89,6 +89,10 @@ func readReport(name string) (*release.Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(b) == 0 {
+		// A power cut came before its bytes reached the disk.
+		return nil, fmt.Errorf("%s is empty: %w", name, fs.ErrNotExist)
+	}
 	return release.ParseReport(b)
 }
 
