@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,14 +37,20 @@ func CollectKinds() []string {
 // The names that bootwell gives to what it may delete. Roots are not among them.
 var collectable = []struct {
 	kind, prefix string
-	name         *regexp.Regexp // of the rest; its last group is the digest that counts
+	name         func() *regexp.Regexp // of the rest; its last group is the digest that counts
 }{
-	{kindMetadata, "tuf/metadata/", regexp.MustCompile(`^[1-9][0-9]*\.(targets|releases|channels|snapshot)\.json$`)},
-	{kindTargets, "tuf/targets/", regexp.MustCompile(`^(releases|channels)/[0-9a-f]{64}\.[^/]+\.json$`)},
-	{kindBundles, "tuf/bundles/", regexp.MustCompile(`^([0-9a-f]{64}-)?([0-9a-f]{64})\.zst$`)},
-	{kindManifests, "manifests/", regexp.MustCompile(`^([0-9a-f]{64}-)?([0-9a-f]{64})\.zst$`)},
-	{kindPacks, "packs/", regexp.MustCompile(`^[0-9a-f]{64}$`)},
-	{kindAgents, "agents/", regexp.MustCompile(`^[0-9a-f]{64}$`)},
+	{kindMetadata, "tuf/metadata/", pattern(`^[1-9][0-9]*\.(targets|releases|channels|snapshot)\.json$`)},
+	{kindTargets, "tuf/targets/", pattern(`^(releases|channels)/[0-9a-f]{64}\.[^/]+\.json$`)},
+	{kindBundles, "tuf/bundles/", pattern(`^([0-9a-f]{64}-)?([0-9a-f]{64})\.zst$`)},
+	{kindManifests, "manifests/", pattern(`^([0-9a-f]{64}-)?([0-9a-f]{64})\.zst$`)},
+	{kindPacks, "packs/", pattern(`^[0-9a-f]{64}$`)},
+	{kindAgents, "agents/", pattern(`^[0-9a-f]{64}$`)},
+}
+
+// pattern is a regular expression that is compiled when it is first needed: no
+// VM needs those above.
+func pattern(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
 }
 
 // live is what a bucket has to keep. Its size is that of the live releases,
@@ -58,9 +65,10 @@ type live struct {
 }
 
 // live reads what readers of v need, and those of the states that v took the
-// place of within the grace. A release of v whose manifest cannot be had is an
-// error; one of an earlier state is gone already.
-func (s *Store) live(ctx context.Context, v *trust.View, o CollectOptions) (*live, error) {
+// place of within the grace; without a grace, what they would need if dropped were
+// off the list. A release of v whose manifest cannot be had is an error; one of
+// an earlier state is gone already.
+func (s *Store) live(ctx context.Context, v *trust.View, o CollectOptions, dropped []string) (*live, error) {
 	if o.Now.IsZero() {
 		o.Now = time.Now()
 	}
@@ -74,6 +82,11 @@ func (s *Store) live(ctx context.Context, v *trust.View, o CollectOptions) (*liv
 	kept, err := v.Kept(ctx, l.old)
 	if err != nil {
 		return nil, err
+	}
+	if o.Grace == 0 {
+		kept.Drop(func(t trust.Target) bool {
+			return strings.HasPrefix(t.Name, "releases/") && slices.Contains(dropped, targetName(t.Name))
+		})
 	}
 	l.objects = kept.Objects
 	l.state[kept.State.Hex()] = true
@@ -156,7 +169,7 @@ func (l *live) walk(ctx context.Context, b bucket.Bucket, tell func(kind string,
 				return fmt.Errorf("list %s: %w", c.prefix, err)
 			}
 			name := o.Key[len(c.prefix):]
-			if !c.name.MatchString(name) {
+			if !c.name().MatchString(name) {
 				continue
 			}
 			if err := tell(c.kind, o, l.dead(c.kind, o, name)); err != nil {

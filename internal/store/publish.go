@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -25,7 +24,7 @@ const (
 // DefaultChannel is the channel of PublishOptions without one.
 const DefaultChannel = "stable"
 
-var channelName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+var channelName = pattern(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 
 // A publication is one call of Publish.
 type publication struct {
@@ -53,7 +52,7 @@ func (s *Store) Publish(ctx context.Context, p *trust.Publisher, o PublishOption
 	if o.Channel == "" {
 		o.Channel = DefaultChannel
 	}
-	if !channelName.MatchString(o.Channel) {
+	if !channelName().MatchString(o.Channel) {
 		return Published{}, fmt.Errorf("publish: channel %.100q is not made of lower-case letters, digits, dots and hyphens: %w", o.Channel, release.ErrFormat)
 	}
 	if o.Source.Time.IsZero() {

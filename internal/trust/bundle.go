@@ -153,19 +153,19 @@ func splitObjects(b []byte, most int) (map[string][]byte, error) {
 }
 
 var (
-	bundledMetadata = regexp.MustCompile(`^tuf/metadata/[1-9][0-9]{0,17}\.(snapshot|targets|releases|channels)\.json$`)
-	bundledTarget   = regexp.MustCompile(`^tuf/targets/(?:releases|channels)/([0-9a-f]{64})\.[A-Za-z0-9][A-Za-z0-9._-]*$`)
-	bundledPack     = regexp.MustCompile(`^packs/([0-9a-f]{64})$`)
-	bundledManifest = regexp.MustCompile(`^manifests/[0-9a-f]{64}(?:-[0-9a-f]{64})?\.zst$`)
+	bundledMetadata = pattern(`^tuf/metadata/[1-9][0-9]{0,17}\.(snapshot|targets|releases|channels)\.json$`)
+	bundledTarget   = pattern(`^tuf/targets/(?:releases|channels)/([0-9a-f]{64})\.[A-Za-z0-9][A-Za-z0-9._-]*$`)
+	bundledPack     = pattern(`^packs/([0-9a-f]{64})$`)
+	bundledManifest = pattern(`^manifests/[0-9a-f]{64}(?:-[0-9a-f]{64})?\.zst$`)
 )
 
 // carriable reports whether a copy may be used: roots and timestamp.json are
 // asked for themselves, and nothing else is written once and for all.
 func carriable(key string, data []byte) bool {
-	if bundledMetadata.MatchString(key) || bundledManifest.MatchString(key) {
+	if bundledMetadata().MatchString(key) || bundledManifest().MatchString(key) {
 		return true
 	}
-	for _, re := range []*regexp.Regexp{bundledTarget, bundledPack} {
+	for _, re := range []*regexp.Regexp{bundledTarget(), bundledPack()} {
 		if m := re.FindStringSubmatch(key); m != nil {
 			return release.DigestOf(data).Hex() == m[1]
 		}

@@ -191,6 +191,17 @@ func (k *Kept) add(t Target) {
 	}
 }
 
+// Drop leaves out the targets that which names.
+func (k *Kept) Drop(which func(Target) bool) {
+	k.Targets = slices.DeleteFunc(k.Targets, func(t Target) bool {
+		if !which(t) {
+			return false
+		}
+		delete(k.Objects, t.key())
+		return true
+	})
+}
+
 // past adds what one earlier state needs, and returns the version of the one
 // before it.
 func (v *View) past(ctx context.Context, version int64, k *Kept) (base int64, obj bucket.Object, err error) {
@@ -255,7 +266,7 @@ func parsePast(b []byte) pastFile {
 	for _, name := range slices.Sorted(maps.Keys(m.Signed.Targets)) {
 		t := m.Signed.Targets[name]
 		sum, err := hex.DecodeString(t.Hashes.SHA256)
-		if err == nil && len(sum) == 32 && targetName.MatchString(name) && t.Length >= 0 && t.Length <= maxTargetBytes {
+		if err == nil && len(sum) == 32 && targetName().MatchString(name) && t.Length >= 0 && t.Length <= maxTargetBytes {
 			p.targets = append(p.targets, Target{Name: name, Size: t.Length, Digest: release.DigestFromSum([32]byte(sum))})
 		}
 	}

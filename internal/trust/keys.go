@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"sync"
 
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
 )
@@ -49,14 +50,20 @@ const (
 
 const maxKeyBytes = 16 << 10
 
-var keyName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+// pattern is a regular expression that is compiled when it is first needed: a
+// poll that finds nothing new needs none.
+func pattern(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
+
+var keyName = pattern(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 // NewKey makes a key and writes dir/name.key (mode 0600, create only;
 // encrypted unless the passphrase is empty) and dir/name.pub. A nil p is an
 // empty passphrase. Where one of the files is there already, the error wraps
 // ErrKey and fs.ErrExist and nothing was changed.
 func NewKey(dir, name string, p Passphrase) (Key, error) {
-	if !keyName.MatchString(name) {
+	if !keyName().MatchString(name) {
 		return Key{}, fmt.Errorf("make key %.80q: a key's name is letters, digits, dot, underscore and hyphen: %w", name, ErrKey)
 	}
 	pub, priv, err := ed25519.GenerateKey(rand.Reader)
@@ -89,7 +96,7 @@ func NewKey(dir, name string, p Passphrase) (Key, error) {
 // LoadKey reads dir/name.key. Errors wrap ErrKey and name the file and remedy.
 func LoadKey(dir, name string, p Passphrase) (Key, error) {
 	path := filepath.Join(dir, name+".key")
-	if !keyName.MatchString(name) {
+	if !keyName().MatchString(name) {
 		return Key{}, fmt.Errorf("%.80q cannot name a key: %w", name, ErrKey)
 	}
 	b, open, err := readKey(path)

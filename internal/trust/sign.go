@@ -307,7 +307,7 @@ func hashOf(b []byte) metadata.Hashes {
 func (d *draft) apply(c Change) (bool, error) {
 	changed := false
 	for name, b := range c.Blobs {
-		if !targetName.MatchString(name) {
+		if !targetName().MatchString(name) {
 			return false, fmt.Errorf("target name %.200q is not releases/NAME.json or channels/NAME.json", name)
 		}
 		if len(b) > maxTargetBytes {

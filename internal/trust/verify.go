@@ -151,7 +151,7 @@ func (s *set) targetList(log *slog.Logger) map[string]Target {
 	ts := map[string]Target{}
 	for role, m := range map[string]*metadata.Metadata[metadata.TargetsType]{roleReleases: s.releases, roleChannels: s.channels} {
 		for name, f := range m.Signed.Targets {
-			if !targetName.MatchString(name) || !s.owns(role, name) || f == nil ||
+			if !targetName().MatchString(name) || !s.owns(role, name) || f == nil ||
 				len(f.Hashes["sha256"]) != 32 || f.Length < 0 || f.Length > maxTargetBytes {
 				log.Warn("signed target is ignored", "role", role, "target", name)
 				continue

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -41,7 +40,7 @@ type View struct {
 // maxTargetBytes bounds one target.
 const maxTargetBytes = release.MaxManifestBytes
 
-var targetName = regexp.MustCompile(`^(releases|channels)/[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.json$`)
+var targetName = pattern(`^(releases|channels)/[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.json$`)
 
 // Target returns what is signed for name.
 func (v *View) Target(name string) (Target, bool) { t, ok := v.targets[name]; return t, ok }

@@ -173,7 +173,7 @@ func (p *Publisher) inherited(ctx context.Context, base *View) Carry {
 	}
 	base.carry(objects)
 	maps.DeleteFunc(objects, func(key string, _ []byte) bool {
-		return !bundledManifest.MatchString(key) && !bundledPack.MatchString(key)
+		return !bundledManifest().MatchString(key) && !bundledPack().MatchString(key)
 	})
 	return Carry{Full: objects}
 }
