@@ -13,7 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/release"
 )
 
 // A notebook is a bucket that writes down what it is asked for.
@@ -146,6 +149,50 @@ func TestRequests_WithoutAGoodBundle(t *testing.T) {
 				t.Errorf("asked for %s\n     want %s", got, strings.Join(want, ", "))
 			}
 		})
+	}
+}
+
+// A bundle that lies about the manifest, which only the signed metadata can
+// tell, costs the request for the true one.
+func TestRequests_BundleLiesAboutTheManifest(t *testing.T) {
+	w := newWorld(t)
+	w.publish(role(w.put("f", "one")))
+	w.good()
+	w.publish(role(w.put("f", "two")))
+	zd, err := zstd.NewReader(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer zd.Close()
+	ze, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lies, honest []byte
+	for o, err := range w.inner.List(t.Context(), "", "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(o.Key, "manifests/") {
+			lies = fmt.Appendf(lies, "%s 4\nlies", o.Key)
+		}
+	}
+	now, _, err := bucket.ReadAll(t.Context(), w.inner, "tuf/metadata/timestamp.json", bucket.GetOptions{}, 1<<16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full, _, err := bucket.ReadAll(t.Context(), w.inner, "tuf/bundles/"+release.DigestOf(now).Hex()+".zst", bucket.GetOptions{}, 1<<24)
+	if err == nil {
+		honest, err = zd.DecodeAll(full, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.spoil(true, func([]byte) []byte { return ze.EncodeAll(append(bytes.Clone(honest), lies...), nil) })
+	w.pass(5 * time.Minute)
+	want := "GET 2.root.json, GET bundles/*-*.zst, GET targets/releases/*.r2.json, GET timestamp.json, " + fmt.Sprintf(reported, 1)
+	if got := w.requests(); got != want || w.text("f") != "two" {
+		t.Errorf("asked for %s\n     want %s", got, want)
 	}
 }
 
