@@ -69,8 +69,12 @@ func (c *Client) Poll(ctx context.Context) (changed bool, err error) {
 	d := c.durable()
 	cur, ok := d.current()
 	now := c.now()
+	floors := []floor{cur.Floor}
+	if f, ok := d.floorFile(); ok {
+		floors = append(floors, f)
+	}
 	if !ok || cur.ETag == "" || now.Before(cur.Checked) || now.Sub(cur.Checked) >= min(rootInterval, cur.LookAfter) ||
-		c.Time().Add(nearExpiry).After(cur.Expires) {
+		c.reference(floors).Add(nearExpiry).After(cur.Expires) {
 		return true, nil
 	}
 	b, obj, err := get(ctx, c.Bucket, metadataPrefix+timestampFile, bucket.GetOptions{IfNoneMatch: cur.ETag}, maxTimestampBytes)
