@@ -13,7 +13,7 @@ SMALL     = -tags nethttpomithttp2 -gcflags=all=-l -gcflags=crypto/internal/...=
 AGENTS    = $(BIN)/bootwell-agent-linux-amd64 $(BIN)/bootwell-agent-linux-arm64
 export GOFLAGS ?= -buildvcs=false
 
-.PHONY: all build test check lint demo bench fuzz size update clean FORCE
+.PHONY: all build test check lint demo bench bench-go fuzz size update clean FORCE
 all: build
 
 build: $(BIN)/bootwell $(AGENTS:=.xz) ## the operator's command and the agents for VMs
@@ -42,6 +42,9 @@ demo: build ## the main job on this machine, in a throw-away VM of namespaces
 
 bench: build ## beside today's tools → docs/performance.md; BENCH=quick, all or micro
 	@contrib/ci/bench $(BENCH)
+
+bench-go: ## Go benchmarks of this tree beside those of BASE=commit (the last tag), by benchstat
+	@contrib/ci/benchstat
 
 size: build ## of the agent, stripped and compressed, and what each bucket provider adds to it
 	@ls -l $(BIN)
