@@ -90,7 +90,7 @@ func (p *project) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(f, "release %d", p.n)
+	_, err = fmt.Fprintf(f, "release %06d", p.n)
 	if cerr := f.Close(); err != nil || cerr != nil {
 		return fmt.Errorf("change a file: %w", firstOf(err, cerr))
 	}

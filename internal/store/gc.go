@@ -164,7 +164,7 @@ func (c *collection) pass(ctx context.Context) (again bool, err error) {
 	if dropped, err := c.drop(ctx, v); err != nil || dropped {
 		return true, err
 	}
-	if c.live, err = c.s.live(ctx, v, c.o); err != nil {
+	if c.live, err = c.s.live(ctx, v, c.o, c.dropped); err != nil {
 		return false, err
 	}
 	if err := c.each(ctx, func(ctx context.Context, b *site) error { return c.look(ctx, b) }); err != nil || c.o.DryRun {

@@ -177,7 +177,11 @@ func (w *workspace) showCollected(got store.Collected, names, skipped []string, 
 		if f.dryRun {
 			verb = "would be taken off the list"
 		}
-		s.Say("  %s %s %s: %s; what only they need goes %v later, by another gc", s.Glyph("changed"), cli.Plural(n, "release"), verb, strings.Join(got.Dropped, " "), &f.grace)
+		after := ""
+		if f.grace > 0 {
+			after = "; what only they need stays for another " + f.grace.String()
+		}
+		s.Say("  %s %s %s: %s%s", s.Glyph("changed"), cli.Plural(n, "release"), verb, strings.Join(got.Dropped, " "), after)
 	}
 	for i, b := range got.Buckets {
 		e := gcBucket{Type: "bucket", Bucket: withoutOptions(names[i]), Gone: gcAmounts(b.Gone), Kept: gcAmounts(b.Kept)}
