@@ -117,14 +117,18 @@ func (d *decoder) list() []Blob {
 
 func (d *decoder) blob() Blob {
 	var b Blob
-	d.need(`{"digest":`)
-	b.Digest = d.digest()
-	d.need(`,"offset":`)
+	d.need(`{`)
+	if d.take(`"digest":`) {
+		b.Digest = d.digest()
+		d.need(`,`)
+	}
+	d.need(`"offset":`)
 	b.Offset = d.number()
 	d.need(`,"pack":`)
 	b.Pack = int(d.number())
-	d.need(`,"size":`)
-	b.Size = d.number()
+	if d.take(`,"size":`) {
+		b.Size = d.number()
+	}
 	d.need(`,"stored":`)
 	b.Stored = d.number()
 	d.need(`}`)

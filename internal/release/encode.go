@@ -83,15 +83,38 @@ func (m *Manifest) encode(blobs bool) ([]byte, error) {
 }
 
 func (m *Manifest) encodeSlowly(blobs bool) ([]byte, error) {
-	if !blobs {
-		c := *m
-		c.Files = slices.Clone(m.Files)
-		for i := range c.Files {
-			c.Files[i].Blobs = nil
+	c := *m
+	c.Files = slices.Clone(m.Files)
+	for i := range c.Files {
+		switch f := &c.Files[i]; {
+		case !blobs:
+			f.Blobs = nil
+		case f.whole():
+			f.Blobs = []Blob{f.Blobs[0].place()}
 		}
-		m = &c
 	}
-	return canonical(m)
+	return canonical(&c)
+}
+
+// whole reports whether f is stored in one piece. What is said of the piece is
+// then said of the file.
+func (f *File) whole() bool {
+	return len(f.Blobs) == 1 && f.Blobs[0].Digest == f.Digest && f.Blobs[0].Size == f.Size
+}
+
+// place returns b with only the place of its content.
+func (b Blob) place() Blob {
+	b.Digest, b.Size = Digest{}, 0
+	return b
+}
+
+// complete fills in what [File.whole] left out.
+func (m *Manifest) complete() {
+	for i := range m.Files {
+		if f := &m.Files[i]; len(f.Blobs) == 1 && f.Blobs[0] == f.Blobs[0].place() {
+			f.Blobs[0].Digest, f.Blobs[0].Size = f.Digest, f.Size
+		}
+	}
 }
 
 // An encoder appends canonical JSON to buf.
@@ -122,7 +145,11 @@ func (e *encoder) file(f File) {
 	e.buf = append(e.buf, '{')
 	if e.blobs && len(f.Blobs) > 0 {
 		e.buf = append(e.buf, `"blobs":`...)
-		list(e, f.Blobs, e.blob)
+		blobs := f.Blobs
+		if f.whole() {
+			blobs = []Blob{f.Blobs[0].place()}
+		}
+		list(e, blobs, e.blob)
 		e.buf = append(e.buf, ',')
 	}
 	if !f.Digest.IsZero() {
@@ -148,10 +175,16 @@ func (e *encoder) file(f File) {
 }
 
 func (e *encoder) blob(b Blob) {
-	e.digest(`{"digest":`, b.Digest)
-	e.number(`,"offset":`, b.Offset)
+	e.buf = append(e.buf, '{')
+	if !b.Digest.IsZero() {
+		e.digest(`"digest":`, b.Digest)
+		e.buf = append(e.buf, ',')
+	}
+	e.number(`"offset":`, b.Offset)
 	e.number(`,"pack":`, int64(b.Pack))
-	e.number(`,"size":`, b.Size)
+	if b.Size != 0 {
+		e.number(`,"size":`, b.Size)
+	}
 	e.number(`,"stored":`, b.Stored)
 	e.buf = append(e.buf, '}')
 }

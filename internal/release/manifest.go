@@ -71,15 +71,16 @@ type File struct {
 	Digest Digest `json:"digest,omitzero"` // of the whole content; zero for links and folders
 
 	// Blobs are the pieces of the content in their order: one for a small
-	// file, the chunks of a large one, none for an empty one.
+	// file, the chunks of a large one, none for an empty one. In JSON, a file's
+	// only piece has no digest and size of its own.
 	Blobs []Blob `json:"blobs,omitempty"`
 }
 
 // A Blob is a piece of content and where it is: a zstd frame (RFC 8878) of
 // Stored bytes at Offset of a pack, that unpacks to Size bytes with Digest.
 type Blob struct {
-	Digest Digest `json:"digest"`
-	Size   int64  `json:"size"`
+	Digest Digest `json:"digest,omitzero"`
+	Size   int64  `json:"size,omitzero"`
 	Pack   int    `json:"pack"` // index in Manifest.Packs
 	Offset int64  `json:"offset"`
 	Stored int64  `json:"stored"`
@@ -128,6 +129,7 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	if err := decodeManifest(b, &m); err != nil {
 		return nil, err
 	}
+	m.complete()
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("parse manifest: %w: %w", err, ErrFormat)
 	}
