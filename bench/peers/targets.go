@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/bootwell/bootwell/bench/result"
@@ -58,7 +59,7 @@ func (b *bench) planned(workload string) bool {
 
 // ratio compares wall times, round by round.
 func (b *bench) ratio(doc *result.Document, workload string, o op, rtt time.Duration, most float64, peer string) {
-	if !b.planned(workload) {
+	if !b.planned(workload) || b.plan.only != nil && !slices.Contains(b.plan.only, peer) {
 		return
 	}
 	text := fmt.Sprintf("%s, %s at %d ms: wall beside %s", workload, o, rtt.Milliseconds(), peer)
@@ -109,10 +110,10 @@ func (b *bench) most(doc *result.Document, workload string, o op, what string, b
 
 // sameRequests: what a publish asks grows with what changed, not with the tree.
 func (b *bench) sameRequests(doc *result.Document) {
-	small, large := good(b.samples[key{"S", us, publishOne, 0}]), good(b.samples[key{"L", us, publishOne, 0}])
 	if !b.planned("S") || !b.planned("L") {
 		return
 	}
+	small, large := good(b.samples[key{"S", us, publishOne, 0}]), good(b.samples[key{"L", us, publishOne, 0}])
 	requests := func(s sample) float64 { return float64(s.requests) }
 	x, y := median(small, requests), median(large, requests)
 	met := len(small) > 0 && len(large) > 0 && y <= x+2

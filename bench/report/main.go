@@ -53,6 +53,10 @@ func read(dir string) ([]*result.Document, error) {
 		if err != nil {
 			return nil, err
 		}
+		if d.Name == "" || len(d.Tables) == 0 {
+			fmt.Fprintf(os.Stderr, "report: %s is not what bench/result writes: left out\n", f)
+			continue
+		}
 		docs = append(docs, d)
 	}
 	if len(docs) == 0 {

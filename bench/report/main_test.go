@@ -14,6 +14,7 @@ func TestRun_WritesThePage(t *testing.T) {
 	fleet := result.New("fleet", "Many VMs")
 	fleet.Command = "go run ./bench/fleet"
 	fleet.Date = "2020-01-02T00:00:00Z"
+	fleet.Add("Polls", "VMs").Row(10_000)
 	peers := result.New("peers", "Beside others")
 	peers.Intro = []string{"How it is done."}
 	table := peers.Add("M", "peer", "wall")

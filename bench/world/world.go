@@ -111,8 +111,9 @@ func (w *World) serve(binary string) error {
 		"--access", Key, "--secret", Secret, "--region", Region, "--iam-dir", filepath.Join(w.dir, "iam"),
 		"posix", filepath.Join(w.dir, "data"))
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "AWS_EC2_METADATA_DISABLED=true"}
-	// Ctrl-C is for the benchmark, which then ends the server.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// Ctrl-C is for the benchmark, which then ends the server; where it is killed
+	// the server must not outlive it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 2 * time.Second
 	var said bytes.Buffer
