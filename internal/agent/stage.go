@@ -132,11 +132,7 @@ func (s *session) manifest(ctx context.Context, r ref) (*release.Manifest, error
 		}
 		s.view = v
 	}
-	m, err := s.store.Manifest(ctx, s.view, r.Release, s.kept(s.state.Applied.Manifest))
-	if err != nil {
-		return nil, err
-	}
-	b, err := m.Bytes()
+	m, b, err := s.store.ManifestText(ctx, s.view, r.Release, s.keptText(s.state.Applied.Manifest))
 	if err != nil {
 		return nil, err
 	}
@@ -148,11 +144,8 @@ func (s *session) manifest(ctx context.Context, r ref) (*release.Manifest, error
 
 // kept returns the manifest with digest d as it lies on the disk, or nil.
 func (s *session) kept(d release.Digest) *release.Manifest {
-	if d.IsZero() {
-		return nil
-	}
-	b, err := readBounded(s.Paths.Manifest(d), release.MaxManifestBytes)
-	if err != nil || release.DigestOf(b) != d {
+	b := s.keptText(d)
+	if b == nil {
 		return nil
 	}
 	m, err := release.ParseManifest(b)
@@ -160,6 +153,18 @@ func (s *session) kept(d release.Digest) *release.Manifest {
 		return nil
 	}
 	return m
+}
+
+// keptText returns the bytes of the manifest with digest d, or nil.
+func (s *session) keptText(d release.Digest) []byte {
+	if d.IsZero() {
+		return nil
+	}
+	b, err := readBounded(s.Paths.Manifest(d), release.MaxManifestBytes)
+	if err != nil || release.DigestOf(b) != d {
+		return nil
+	}
+	return b
 }
 
 // suits returns the role of a release for this VM.

@@ -60,33 +60,44 @@ func (s *Store) Channel(ctx context.Context, v *trust.View, project, name string
 // has one, else compressed, else plain. An unknown name is
 // trust.ErrNoRelease.
 func (s *Store) Manifest(ctx context.Context, v *trust.View, name string, have *release.Manifest) (*release.Manifest, error) {
+	var from []byte
+	if have != nil {
+		var err error
+		if from, err = have.Bytes(); err != nil {
+			return nil, err
+		}
+	}
+	m, _, err := s.ManifestText(ctx, v, name, from)
+	return m, err
+}
+
+// ManifestText is Manifest for those who keep manifests as the bytes that were
+// verified: have are such bytes, or nil, and those of the manifest are returned
+// too.
+func (s *Store) ManifestText(ctx context.Context, v *trust.View, name string, have []byte) (*release.Manifest, []byte, error) {
 	t, ok := v.Target(releaseTarget(name))
 	if !ok {
-		return nil, fmt.Errorf("release %.100q: %w", name, trust.ErrNoRelease)
+		return nil, nil, fmt.Errorf("release %.100q: %w", name, trust.ErrNoRelease)
 	}
 	if t.Size > release.MaxManifestBytes {
-		return nil, fmt.Errorf("release %s: manifest of %d bytes: %w", name, t.Size, release.ErrFormat)
+		return nil, nil, fmt.Errorf("release %s: manifest of %d bytes: %w", name, t.Size, release.ErrFormat)
 	}
 	b, err := s.manifestBytes(ctx, v, t, have)
 	if err != nil {
-		return nil, fmt.Errorf("release %s: %w", name, err)
+		return nil, nil, fmt.Errorf("release %s: %w", name, err)
 	}
 	m, err := release.ParseManifest(b)
 	if err != nil {
-		return nil, fmt.Errorf("release %s: %w", name, err)
+		return nil, nil, fmt.Errorf("release %s: %w", name, err)
 	}
 	if m.Name() != name {
-		return nil, fmt.Errorf("release %s: signed as %s: %w", name, m.Name(), trust.ErrUntrusted)
+		return nil, nil, fmt.Errorf("release %s: signed as %s: %w", name, m.Name(), trust.ErrUntrusted)
 	}
-	return m, nil
+	return m, b, nil
 }
 
-func (s *Store) manifestBytes(ctx context.Context, v *trust.View, t trust.Target, have *release.Manifest) ([]byte, error) {
-	if have != nil {
-		from, err := have.Bytes()
-		if err != nil {
-			return nil, err
-		}
+func (s *Store) manifestBytes(ctx context.Context, v *trust.View, t trust.Target, from []byte) ([]byte, error) {
+	if from != nil {
 		d := release.DigestOf(from)
 		if d == t.Digest {
 			return from, nil
