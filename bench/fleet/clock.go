@@ -6,16 +6,22 @@ import (
 	"time"
 )
 
-// A clock is the time of all simulated VMs: it runs speed times as fast as the
-// machine's, and can be given another speed at any time.
+// A clock is the time of all simulated VMs. It runs up to speed times as fast as
+// the machine's, and never past the next moment at which something is to be
+// done: when the machine is late, so is the time.
 type clock struct {
-	mu    sync.Mutex
-	real  time.Time
-	here  time.Time
 	speed float64
+
+	mu   sync.Mutex
+	here time.Time // the time at real
+	real time.Time
+	end  time.Time // it stands still there
 }
 
-func newClock(at time.Time) *clock { return &clock{real: time.Now(), here: at, speed: 1} }
+// newClock returns a clock that stands still.
+func newClock(at time.Time, speed float64) *clock {
+	return &clock{here: at, end: at, real: time.Now(), speed: speed}
+}
 
 func (c *clock) now() time.Time {
 	c.mu.Lock()
@@ -24,35 +30,33 @@ func (c *clock) now() time.Time {
 }
 
 func (c *clock) at(real time.Time) time.Time {
-	return c.here.Add(time.Duration(float64(real.Sub(c.real)) * c.speed))
+	now := c.here.Add(time.Duration(float64(real.Sub(c.real)) * c.speed))
+	if now.After(c.end) {
+		return c.end
+	}
+	return now
 }
 
-// run sets the speed from now on.
-func (c *clock) run(speed float64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	real := time.Now()
-	c.here, c.real, c.speed = c.at(real), real, speed
-}
-
-// jump sets the time, which is no earlier than now.
+// jump sets the time to one that is no earlier.
 func (c *clock) jump(to time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.here, c.real = to, time.Now()
+	c.here, c.end, c.real = to, to, time.Now()
 }
 
-// shorten is how long d of this clock takes on the machine's.
+// shorten is how long d of this clock takes on the machine's at least.
 func (c *clock) shorten(d time.Duration) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	return time.Duration(float64(d) / c.speed)
 }
 
-// sleep waits until the time has come. It reports whether it has: false when ctx
-// is done.
-func (c *clock) sleep(ctx context.Context, until time.Time) bool {
-	left := c.shorten(until.Sub(c.now()))
+// pass lets time pass until the given one. It reports whether it has come: false
+// when ctx is done.
+func (c *clock) pass(ctx context.Context, until time.Time) bool {
+	c.mu.Lock()
+	now := time.Now()
+	c.here, c.real, c.end = c.at(now), now, until
+	left := c.shorten(until.Sub(c.here))
+	c.mu.Unlock()
 	if left <= 0 {
 		return ctx.Err() == nil
 	}

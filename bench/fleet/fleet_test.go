@@ -13,7 +13,7 @@ import (
 // machine makes polls late.
 func TestPlay(t *testing.T) {
 	const vms = 50
-	out, err := play(t.Context(), options{agents: vms, poll: 5 * time.Minute, quiet: 2, length: time.Second, log: t.Output()})
+	out, err := play(t.Context(), options{agents: vms, poll: 5 * time.Minute, quiet: 2, speed: 300, log: t.Output()})
 	if errors.Is(err, world.ErrNoServer) {
 		needs.Skip(t, "versitygw", err.Error())
 	}
@@ -51,15 +51,17 @@ func TestCost(t *testing.T) {
 
 func TestClock(t *testing.T) {
 	at := time.Date(2027, 3, 1, 0, 0, 0, 0, time.UTC)
-	c := newClock(at)
-	c.jump(at)
-	c.run(1e6)
-	c.sleep(t.Context(), at.Add(time.Hour))
-	if now := c.now(); now.Before(at.Add(time.Hour)) {
-		t.Errorf("awake at %v", now)
+	c := newClock(at, 1e6)
+	if now := c.now(); now != at {
+		t.Errorf("it begins at %v", now)
 	}
-	c.run(1)
-	if d := c.shorten(time.Minute); d != time.Minute {
-		t.Errorf("at the machine's speed a minute takes %v", d)
+	for n := range 3 {
+		until := at.Add(time.Duration(n) * time.Hour)
+		if !c.pass(t.Context(), until) || c.now() != until {
+			t.Errorf("awake at %v instead of %v", c.now(), until)
+		}
+	}
+	if d := c.shorten(time.Minute); d != 60*time.Microsecond {
+		t.Errorf("a minute takes %v", d)
 	}
 }

@@ -22,7 +22,7 @@ func main() {
 	flag.IntVar(&o.agents, "agents", 10_000, "how many VMs")
 	flag.DurationVar(&o.poll, "poll", 5*time.Minute, "how often each of them polls, in their time")
 	flag.IntVar(&o.quiet, "quiet", 3, "periods in which nothing happens")
-	flag.DurationVar(&o.length, "length", 0, "of a period on this machine; 0: as fast as it can")
+	flag.Float64Var(&o.speed, "speed", 15, "how many times as fast as life, at most")
 	flag.StringVar(&o.dir, "dir", "", "for the VMs' folders; none: in memory")
 	flag.BoolVar(&onlyCost, "cost", false, "only what the requests of a week cost")
 	flag.StringVar(&file, "json", "", "file for the results")

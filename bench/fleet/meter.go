@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,17 +24,20 @@ func newMeter(c *clock, begin time.Time, period time.Duration) *meter {
 	return &meter{clock: c, begin: begin, cell: period / cells}
 }
 
-func (m *meter) count() {
-	n := int(m.clock.now().Sub(m.begin) / m.cell)
+// count counts one request, and returns when it was sent.
+func (m *meter) count() time.Time {
+	now := m.clock.now()
+	n := int(now.Sub(m.begin) / m.cell)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if n < 0 {
-		return
+		return now
 	}
 	if more := n + 1 - len(m.attempts); more > 0 {
 		m.attempts = append(m.attempts, make([]int, more)...)
 	}
 	m.attempts[n]++
+	return now
 }
 
 // between returns the counts of the cells from one time to another.
@@ -62,14 +66,24 @@ func (m *meter) all() int {
 type line struct {
 	meter *meter
 	*http.Transport
+	first atomic.Pointer[time.Time] // request
 }
 
 func (m *meter) line() *line {
-	return &line{m, &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 8, ResponseHeaderTimeout: 30 * time.Second}}
+	return &line{meter: m, Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 8, ResponseHeaderTimeout: 30 * time.Second}}
+}
+
+// began is when the first request was sent, or now.
+func (l *line) began() time.Time {
+	if t := l.first.Load(); t != nil {
+		return *t
+	}
+	return l.meter.clock.now()
 }
 
 func (l *line) RoundTrip(r *http.Request) (*http.Response, error) {
-	l.meter.count()
+	now := l.meter.count()
+	l.first.CompareAndSwap(nil, &now)
 	return l.Transport.RoundTrip(r)
 }
 

@@ -43,12 +43,22 @@ type spread struct{ began, done time.Time }
 type tally struct {
 	polls   int
 	skipped int             // starts while the poll before was still under way
-	late    []time.Duration // how much later than planned polls began, in the time of the VMs
+	late    []time.Duration // how much later than planned the first requests of polls came, in the time of the VMs
 	errs    map[string]int
 }
 
-// atOnce bounds the polls under way.
-const atOnce = 1024
+// How many polls may be under way on this machine: few, so that those that were
+// begun are soon done; more while many of them wait for a next attempt.
+const (
+	atOnce        = 8
+	patientAtOnce = 16
+)
+
+// allow sets how many polls may be under way from now on.
+func (f *fleet) allow(n int) {
+	f.flight.Wait()
+	f.turns = make(chan struct{}, n)
+}
 
 func newFleet(c *clock, url string, p *project, period time.Duration, vms []*vm) *fleet {
 	slices.SortFunc(vms, func(a, b *vm) int { return int(a.phase - b.phase) })
@@ -82,10 +92,10 @@ func (f *fleet) play(ctx context.Context, until time.Time) error {
 	for {
 		due := f.base.Add(f.vms[f.at].phase)
 		if !due.Before(until) {
-			f.clock.sleep(ctx, until)
+			f.clock.pass(ctx, until)
 			return ctx.Err()
 		}
-		if !f.clock.sleep(ctx, due) {
+		if !f.clock.pass(ctx, due) {
 			return ctx.Err()
 		}
 		select {
@@ -93,12 +103,12 @@ func (f *fleet) play(ctx context.Context, until time.Time) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		n := f.at
+		turns, n := f.turns, f.at
 		if f.at++; f.at == len(f.vms) {
 			f.at, f.base = 0, f.base.Add(f.period)
 		}
 		f.flight.Go(func() {
-			defer func() { <-f.turns }()
+			defer func() { <-turns }()
 			f.start(ctx, n, due)
 		})
 	}
@@ -113,8 +123,7 @@ func (f *fleet) start(ctx context.Context, n int, due time.Time) {
 		return
 	}
 	defer f.busy[n].Store(false)
-	began := f.clock.now()
-	has, err := f.poll(ctx, f.vms[n])
+	began, has, err := f.poll(ctx, f.vms[n])
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.said.polls++
@@ -130,14 +139,14 @@ func (f *fleet) start(ctx context.Context, n int, due time.Time) {
 	}
 }
 
-// poll is what the agent does when its timer starts it. It returns the release
-// that the VM has then.
-func (f *fleet) poll(ctx context.Context, v *vm) (has string, err error) {
+// poll is what the agent does when its timer starts it. It returns when it sent
+// its first request, and the release that the VM has then.
+func (f *fleet) poll(ctx context.Context, v *vm) (began time.Time, has string, err error) {
 	l := f.meter.line()
 	defer l.CloseIdleConnections()
 	b, err := s3.Open(ctx, f.url, s3.Options{Sources: []s3.Source{s3.Static(world.Key, world.Secret, "")}, Transport: l})
 	if err != nil {
-		return "", err
+		return began, "", err
 	}
 	// The agent's own patience, in the time of the VMs.
 	patient := bucket.Retry(b, bucket.RetryPolicy{
@@ -147,7 +156,7 @@ func (f *fleet) poll(ctx context.Context, v *vm) (has string, err error) {
 	if r != nil {
 		has = r.Release
 	}
-	return has, err
+	return l.began(), has, err
 }
 
 func kind(err error) string {

@@ -23,7 +23,7 @@ type options struct {
 	agents int
 	poll   time.Duration // of the VMs, in their time
 	quiet  int           // periods in which nothing happens
-	length time.Duration // of a quiet period on this machine; 0: as long as its cores need
+	speed  float64       // how much faster than the machine's their time goes at most
 	dir    string        // for the VMs' folders; "": in memory, if there is such a folder
 	log    io.Writer
 }
@@ -31,14 +31,13 @@ type options struct {
 // An outcome is what a scenario showed. Times are those of the VMs.
 type outcome struct {
 	options
-	perPoll, perUpdate float64 // seconds on this machine, of a quiet poll and of one that takes a release
+	took time.Duration // on this machine, from the first quiet period on
 
 	quietCells  []int // requests in each sixtieth of the quiet periods
 	quietEach   []int // requests in each of these periods
 	quietAll    int   // requests of all polls in them, whenever they were sent
 	quietTally  tally
 	quietCPU    usage
-	length      time.Duration
 	asked, has  []time.Duration // from the release until each VM asked for it, and until it had it
 	missing     int             // VMs that have not
 	spreadReqs  int
@@ -64,8 +63,7 @@ type stage struct {
 	clock *clock
 	fleet *fleet
 	out   *outcome
-	speed float64 // in quiet times
-	slow  float64 // while a release spreads
+	began time.Time // to play
 }
 
 func (s *stage) say(format string, args ...any) { fmt.Fprintf(s.o.log, format+"\n", args...) }
@@ -84,8 +82,8 @@ func play(ctx context.Context, o options) (_ *outcome, err error) {
 		return nil, err
 	}
 	defer w.Close()
-	s := &stage{o: o, world: w, clock: newClock(time.Now()), out: &outcome{options: o}}
-	for _, part := range []func(context.Context) error{s.gather, s.measure, s.quiet, s.spread, s.outage} {
+	s := &stage{o: o, world: w, clock: newClock(time.Now(), o.speed), out: &outcome{options: o}}
+	for _, part := range []func(context.Context) error{s.gather, s.quiet, s.spread, s.outage} {
 		if err := part(ctx); err != nil {
 			return nil, err
 		}
@@ -113,102 +111,37 @@ func (s *stage) gather(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	vms := make([]*vm, s.o.agents+canaries)
+	vms := make([]*vm, s.o.agents)
 	for n := range vms {
 		if vms[n], err = newVM(filepath.Join(s.o.dir, "vms"), n, s.o.poll); err != nil {
 			return err
 		}
 	}
-	some, vms := vms[:canaries], vms[canaries:]
 	s.fleet = newFleet(s.clock, s.world.URL("fleet", "p"), p, s.o.poll, vms)
 	s.fleet.meter = newMeter(s.clock, s.clock.now(), s.o.poll)
 	if err := p.publish(ctx); err != nil {
 		return err
 	}
-	if err := s.settle(ctx, some); err != nil {
-		return err
-	}
-	// These take one more release, to see how long that takes.
-	if err := p.publish(ctx); err != nil {
-		return err
-	}
-	if s.out.perUpdate, err = s.all(ctx, some); err != nil {
-		return err
-	}
-	if err := s.settle(ctx, vms); err != nil {
-		return err
-	}
-	s.say("%d VMs", len(vms))
-	return nil
-}
-
-// canaries is how many VMs show how long things take on this machine.
-const canaries = 50
-
-// settle makes the first contact of the first of vms, and gives the others what
-// it has then.
-func (s *stage) settle(ctx context.Context, vms []*vm) error {
-	model := vms[0]
-	if _, err := s.fleet.poll(ctx, model); err != nil {
+	if _, _, err := s.fleet.poll(ctx, vms[0]); err != nil {
 		return fmt.Errorf("first contact: %w", err)
 	}
 	var g errgroup.Group
 	g.SetLimit(runtime.NumCPU())
 	for _, v := range vms[1:] {
-		g.Go(func() error { return v.become(model) })
+		g.Go(func() error { return v.become(vms[0]) })
 	}
+	s.say("%d VMs", len(vms))
 	return g.Wait()
-}
-
-// all lets these VMs poll as fast as they can, and returns the seconds for each.
-func (s *stage) all(ctx context.Context, vms []*vm) (float64, error) {
-	began := time.Now()
-	var g errgroup.Group
-	g.SetLimit(4 * runtime.NumCPU())
-	for _, v := range vms {
-		g.Go(func() error {
-			_, err := s.fleet.poll(ctx, v)
-			return err
-		})
-	}
-	err := g.Wait()
-	return time.Since(began).Seconds() / float64(len(vms)), err
-}
-
-const (
-	load    = 0.7 // how much of this machine the VMs are to use
-	fastest = 15  // times as fast as life: what is a moment there is a moment here
-)
-
-// measure finds how fast time can go on this machine.
-func (s *stage) measure(ctx context.Context) (err error) {
-	if s.out.perPoll, err = s.all(ctx, s.fleet.vms[:min(len(s.fleet.vms), 300)]); err != nil {
-		return fmt.Errorf("poll: %w", err)
-	}
-	length := func(each float64) time.Duration {
-		return max(time.Duration(float64(s.o.agents)*each/load*float64(time.Second)), s.o.poll/fastest)
-	}
-	s.out.length = s.o.length
-	long := s.out.length
-	if s.out.length == 0 {
-		s.out.length = length(s.out.perPoll)
-		long = max(s.out.length, length(s.out.perUpdate))
-	}
-	s.speed = s.o.poll.Seconds() / s.out.length.Seconds()
-	s.slow = s.o.poll.Seconds() / long.Seconds()
-	s.say("a poll takes this machine %.1f ms, and %.0f ms with a release: %s are played in %s, and in %s",
-		1000*s.out.perPoll, 1000*s.out.perUpdate, s.o.poll, s.out.length.Round(time.Second/10), long.Round(time.Second/10))
-	return nil
 }
 
 // quiet has periods in which nothing happens.
 func (s *stage) quiet(ctx context.Context) error {
 	begin := s.clock.now().UTC().Truncate(s.o.poll).Add(s.o.poll)
 	s.clock.jump(begin.Add(-time.Second))
-	s.clock.run(s.speed)
 	s.fleet.base = begin
 	s.fleet.meter = newMeter(s.clock, begin, s.o.poll)
 	cpu := s.used()
+	s.began = time.Now()
 	end := begin.Add(time.Duration(s.o.quiet) * s.o.poll)
 	if err := s.fleet.play(ctx, end); err != nil {
 		return err
@@ -224,16 +157,13 @@ func (s *stage) quiet(ctx context.Context) error {
 	return nil
 }
 
-// spread publishes a release in the middle of a period. It goes by slowly: what
-// a VM does for a release is more than a poll.
+// spread publishes a release in the middle of a period.
 func (s *stage) spread(ctx context.Context) error {
 	begin := s.fleet.base
 	if err := s.fleet.play(ctx, begin.Add(s.o.poll*37/100)); err != nil {
 		return err
 	}
-	s.fleet.flight.Wait()
-	s.clock.run(s.slow)
-	s.fleet.watch("r3")
+	s.fleet.watch("r2")
 	if err := s.fleet.project.publish(ctx); err != nil {
 		return err
 	}
@@ -241,7 +171,6 @@ func (s *stage) spread(ctx context.Context) error {
 	if err := s.fleet.play(ctx, visible.Add(s.o.poll)); err != nil {
 		return err
 	}
-	s.clock.run(s.speed)
 	end := begin.Add(2 * s.o.poll)
 	if err := s.fleet.play(ctx, end); err != nil {
 		return err
@@ -265,6 +194,8 @@ func (s *stage) outage(ctx context.Context) error {
 	back := begin.Add(time.Duration(outagePeriods * float64(s.o.poll)))
 	end := back.Add(time.Duration(afterPeriods * float64(s.o.poll)))
 	s.world.Proxy.SetDown(true)
+	// Many wait for their next attempt then.
+	s.fleet.allow(patientAtOnce + s.o.agents/40)
 	if err := s.fleet.play(ctx, back); err != nil {
 		return err
 	}
@@ -276,6 +207,7 @@ func (s *stage) outage(ctx context.Context) error {
 		return err
 	}
 	s.out.afterTally = s.fleet.tally()
+	s.out.took = time.Since(s.began)
 	s.out.outage = s.fleet.meter.between(begin, end)
 	s.out.outageAll = s.fleet.meter.all() - before
 	s.say("the outage: %d requests, %d after it", sum(s.out.outage[:s.out.back]), sum(s.out.outage[s.out.back:]))
