@@ -19,7 +19,6 @@ type command struct {
 	argv []string
 	env  []string // beside what all have
 	dir  string
-	note string // shown if it fails
 }
 
 // sh is a command of the shell; the words of env are its variables.
@@ -35,9 +34,8 @@ type sample struct {
 	requests int64
 	conns    int64
 	up, down int64
-	err      error  // of the command
-	wrong    string // what is wrong with the tree that it left; "": nothing
-	changed  int64  // bytes of the files that were changed before
+	err      error // of the command
+	changed  int64 // bytes of the files that were changed before
 }
 
 // errLimit says that a command took longer than the benchmark waits.

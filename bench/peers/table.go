@@ -22,6 +22,9 @@ func (b *bench) fill(ctx context.Context, doc *result.Document, right []verdict,
 		}
 		t.Note = "On the small tree. Corrupted: a byte in the middle of each stored object that holds content was turned on the server's disk, then a new VM fetched. The reader opens two files that belong together, again and again, while an update replaces both."
 	}
+	if len(b.samples) == 0 {
+		return
+	}
 	for _, size := range b.plan.sizes {
 		b.summary(doc, size)
 	}
