@@ -217,7 +217,7 @@ func (l *timeline) timing(id string) *Timing {
 		end := s.Start + s.Seconds
 		t.Seconds = max(t.Seconds, end)
 		if !s.Beside {
-			for len(open) > 0 && open[len(open)-1] <= s.Start {
+			for len(open) > 0 && open[len(open)-1] <= s.Start+1e-6 {
 				open = open[:len(open)-1]
 			}
 			s.Depth = len(open)

@@ -70,6 +70,18 @@ func TestTimeline_LaterRun(t *testing.T) {
 	}
 }
 
+// TestTimeline_Inexact has a span that ends a hair after the next one begins,
+// as sums of fractions do.
+func TestTimeline_Inexact(t *testing.T) {
+	now := time.Now()
+	l := &timeline{origin: now}
+	l.add("download", now, now.Add(time.Second+100*time.Nanosecond))
+	l.add("unpack", now.Add(time.Second), now.Add(2*time.Second))
+	if got := l.timing("id"); got.Spans[1].Depth != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
 // TestTimeline_Beside has a span that is no part of those it overlaps.
 func TestTimeline_Beside(t *testing.T) {
 	now := time.Now()
