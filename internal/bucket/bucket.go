@@ -7,6 +7,7 @@
 package bucket
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -162,12 +163,18 @@ func ReadAll(ctx context.Context, b Bucket, key string, o GetOptions, max int64)
 		return nil, obj, err
 	}
 	defer r.Close()
-	data, err := io.ReadAll(io.LimitReader(r, max+1))
-	if err != nil {
+	// Room for what the server announces, as far as one would believe it.
+	const believed = 1 << 20
+	room, err := o.Within(obj.Size)
+	if err != nil || room < 0 {
+		room = 0
+	}
+	data := bytes.NewBuffer(make([]byte, 0, min(room, max, believed)+bytes.MinRead))
+	if _, err := data.ReadFrom(io.LimitReader(r, max+1)); err != nil {
 		return nil, obj, fmt.Errorf("read %s: %w", key, err)
 	}
-	if int64(len(data)) > max {
+	if int64(data.Len()) > max {
 		return nil, obj, fmt.Errorf("read %s: over %d bytes: %w", key, max, ErrTooLarge)
 	}
-	return data, obj, nil
+	return data.Bytes(), obj, nil
 }
