@@ -63,28 +63,33 @@ func run(ctx context.Context) (err error) {
 	} else {
 		doc.Command = "make bench"
 	}
-	if f.measure {
-		for _, size := range b.plan.sizes {
-			if err := b.workload(ctx, size); err != nil {
-				return err
-			}
-		}
-	}
-	var right []verdict
-	if f.correctness {
-		if right, err = b.correctness(ctx); err != nil {
-			return err
-		}
+	right, err := b.all(ctx, f)
+	if err != nil && !errors.Is(err, context.Canceled) {
+		return err
 	}
 	b.fill(ctx, doc, right, absent)
 	fmt.Fprintf(os.Stderr, "peers: all done after %s\n", time.Since(b.began).Round(time.Second))
-	if err := doc.Print(os.Stdout); err != nil {
+	if printed := doc.Print(os.Stdout); printed != nil {
+		return printed
+	}
+	if err != nil || f.json == "" { // what was interrupted is shown, but not kept
 		return err
 	}
-	if f.json == "" {
-		return nil
-	}
 	return doc.Write(f.json)
+}
+
+func (b *bench) all(ctx context.Context, f flags) ([]verdict, error) {
+	if f.measure {
+		for _, size := range b.plan.sizes {
+			if err := b.workload(ctx, size); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if !f.correctness {
+		return nil, nil
+	}
+	return b.correctness(ctx)
 }
 
 func planOf(f flags) plan {
