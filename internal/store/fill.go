@@ -393,7 +393,7 @@ func (st *stager) finish(ctx context.Context) error {
 		}
 	}
 	if st.inUse {
-		if err := syncTree(st.tree.dir); err != nil {
+		if err := st.sync(); err != nil {
 			return err
 		}
 	}
@@ -421,7 +421,7 @@ func (st *stager) replace() error {
 	if !st.inUse {
 		return nil
 	}
-	if err := syncTree(st.tree.dir); err != nil {
+	if err := st.sync(); err != nil {
 		return err
 	}
 	for i, f := range st.l.files {

@@ -310,7 +310,7 @@ func (st *stager) publish() error {
 	if err := st.tree.root.Chmod(".", dirMode); err != nil {
 		return err
 	}
-	if err := errors.Join(st.drain.wait(), syncTree(st.tree.dir)); err != nil {
+	if err := st.sync(); err != nil {
 		return err
 	}
 	start := diskClock()
@@ -377,6 +377,9 @@ func (st *stager) wrote(n int64) {
 	st.stats.Written += n
 	st.drain.wrote(st.tree.dir, n)
 }
+
+// sync makes everything that was written durable.
+func (st *stager) sync() error { return errors.Join(st.drain.wait(), syncTree(st.tree.dir)) }
 
 // A drain lets a file system write to its disk while more comes, so that in
 // the end there is little left to wait for.
