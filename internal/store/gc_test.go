@@ -268,7 +268,7 @@ func TestCollectAtEachWriteOfAPublish(t *testing.T) {
 		ran := false
 		faulty := bucket.NewFaults(b, bucket.Fault{Kind: bucket.FaultDelay, Method: "Put", Skip: n, Times: 1, Before: func() {
 			ran = true
-			if _, err := f.collect(b, CollectOptions{Keep: 2, Now: c.now().Add(time.Hour)}); err != nil {
+			if _, err := f.collect(b, CollectOptions{Now: c.now().Add(time.Hour)}); err != nil {
 				t.Errorf("before write %d: %v", n, err)
 			}
 		}})
@@ -309,7 +309,7 @@ func TestPublishAtEachCallOfACollection(t *testing.T) {
 			// Either it is through before the next call, or it has to wait.
 			time.Sleep(5 * time.Millisecond)
 		}})
-		if _, err := f.collect(faulty, CollectOptions{Keep: 2, Now: c.now().Add(time.Hour)}); err != nil {
+		if _, err := f.collect(faulty, CollectOptions{Now: c.now().Add(time.Hour)}); err != nil {
 			t.Fatalf("publish at call %d: %v", n, err)
 		}
 		if !ran {
