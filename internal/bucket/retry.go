@@ -173,7 +173,6 @@ func (t *tries) again(ctx context.Context, err error) bool {
 	if !transient(err) || t.left <= 0 || ctx.Err() != nil {
 		return false
 	}
-	t.left--
 	pause := t.back.NextBackOff()
 	var asked *later
 	if errors.As(err, &asked) {
@@ -182,6 +181,7 @@ func (t *tries) again(ctx context.Context, err error) bool {
 		}
 		pause += asked.pause
 	}
+	t.left--
 	t.p.Log.DebugContext(ctx, "bucket call failed, trying again", "err", err, "pause", pause, "left", t.left)
 	timer := time.NewTimer(pause)
 	defer timer.Stop()

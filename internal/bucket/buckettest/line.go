@@ -115,7 +115,7 @@ func throttled(req *http.Request, status int) *http.Response {
 	const text = "slow down"
 	return &http.Response{
 		StatusCode: status, Status: http.StatusText(status), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: req,
-		Header:        http.Header{"Retry-After": {"1"}, "Content-Type": {"text/plain"}},
+		Header:        http.Header{"Retry-After": {"0"}, "Content-Type": {"text/plain"}},
 		ContentLength: int64(len(text)), Body: io.NopCloser(strings.NewReader(text)),
 	}
 }
