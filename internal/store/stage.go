@@ -313,7 +313,6 @@ func (st *stager) publish() error {
 	if err := st.sync(); err != nil {
 		return err
 	}
-	start := diskClock()
 	if err := st.before(); err != nil {
 		return err
 	}
@@ -331,7 +330,7 @@ func (st *stager) publish() error {
 	if err := parent.Sync(); err != nil {
 		return fmt.Errorf("sync %s: %w", parent.Name(), err)
 	}
-	st.remember(start)
+	st.remember(diskClock())
 	return nil
 }
 

@@ -19,11 +19,11 @@ import (
 // It is no proof: whoever may write to the tree may write to the index. What
 // must be sure of a tree's content reads it ([VerifyStaged]).
 //
-// In the file: the version, the time before the tree got its name, the number
+// In the file: the version, the time start, the number
 // of files and the files as formatTree writes them; at the end is the SHA-256 of
 // everything before, so that a torn file counts as none.
 type stageIndex struct {
-	start int64 // of [diskClock], when all files had been verified
+	start int64 // of [diskClock], when all files had been verified and nobody had been told of the tree
 	files []release.File
 	marks []mark
 	at    map[string]int // path → index of both
