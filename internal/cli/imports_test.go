@@ -52,6 +52,7 @@ var arrows = map[string][]string{
 	"bench/report":             {"bench/result"},
 	"bench/world":              {},
 	"bench/result":             {},
+	"bench/boot":               {"bench/result", "bench/world", "internal/agent", "internal/lab", "internal/lab/metadata"},
 	"bench/fleet":              {"bench/result", "bench/world", "internal/agent", "internal/bucket", "internal/bucket/s3", "internal/release", "internal/store", "internal/trust"},
 	"bench/releases":           {"bench/result", "bench/world", "internal/bucket", "internal/bucket/s3", "internal/release", "internal/store", "internal/trust"},
 	"bench/status":             {"bench/result", "bench/world", "internal/release"},
