@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"time"
 )
 
 func arch() string { return runtime.GOARCH }
@@ -39,6 +40,7 @@ func bootwellPeer() *peer {
 		return command{argv: []string{s.operator, "-C", s.source, "--quiet", "publish", "--keys", s.keys()}, env: []string{"HOME=" + s.pub}}
 	}
 	p.prepareVM = bootwellVM
+	p.ready = bootwellReady
 	p.fetch = func(s *site) command {
 		return command{argv: []string{s.agent, "apply", "--timer"}, env: []string{"BOOTWELL_ROOT=" + s.vm, "HOME=" + s.vm}}
 	}
@@ -82,6 +84,33 @@ func copyTree(ctx context.Context, from, to string) error {
 		return fmt.Errorf("copy %s: %w: %s", from, err, out)
 	}
 	return nil
+}
+
+// bootwellReady is when the last run was about to start its first step: the
+// tree is whole and current, and the report is still to be written.
+func bootwellReady(ctx context.Context, s *site) (time.Duration, error) {
+	cmd := exec.CommandContext(ctx, s.agent, "logs", "--timing", "--json")
+	cmd.Env = []string{"BOOTWELL_ROOT=" + s.vm, "HOME=" + s.vm}
+	out, err := cmd.Output()
+	if err != nil {
+		return 0, fmt.Errorf("ask for the timing of a run: %w", err)
+	}
+	var t struct {
+		Began  float64 `json:"began"`
+		Phases []struct {
+			Name           string
+			Start, Seconds float64
+		} `json:"phases"`
+	}
+	if err := json.Unmarshal(out, &t); err != nil {
+		return 0, fmt.Errorf("read the timing of a run: %w", err)
+	}
+	for _, p := range t.Phases {
+		if p.Name == "begin" {
+			return time.Duration((t.Began + p.Start + p.Seconds) * 1e9), nil
+		}
+	}
+	return 0, fmt.Errorf("the timing of a run has no part %q", "begin")
 }
 
 func bootwellVM(s *site) error {

@@ -29,6 +29,8 @@ func sh(script string, env ...string) command {
 // A sample is what one run of a command cost.
 type sample struct {
 	wall     time.Duration
+	began    time.Duration // since the boot of the machine
+	ready    time.Duration // until what was fetched could be used; 0: at the end
 	cpu      time.Duration // user and system, all descendants
 	rss      int64         // bytes, of the largest process
 	requests int64
@@ -94,15 +96,16 @@ func (b *bench) run(ctx context.Context, c command, s *sample) error {
 		return fmt.Errorf("%w: %v", errStart, err)
 	}
 	var cost struct {
-		Wall int64 `json:"wall_ns"`
-		CPU  int64 `json:"cpu_ns"`
-		RSS  int64 `json:"rss_bytes"`
-		Exit int   `json:"exit"`
+		Began int64 `json:"began_ns"`
+		Wall  int64 `json:"wall_ns"`
+		CPU   int64 `json:"cpu_ns"`
+		RSS   int64 `json:"rss_bytes"`
+		Exit  int   `json:"exit"`
 	}
 	if err := json.Unmarshal(text, &cost); err != nil {
 		return fmt.Errorf("%w: %v", errStart, err)
 	}
-	s.wall, s.cpu, s.rss = time.Duration(cost.Wall), time.Duration(cost.CPU), cost.RSS
+	s.began, s.wall, s.cpu, s.rss = time.Duration(cost.Began), time.Duration(cost.Wall), time.Duration(cost.CPU), cost.RSS
 	if cost.Exit != 0 {
 		return fmt.Errorf("exit %d: %s", cost.Exit, strings.TrimSpace(said.String()))
 	}

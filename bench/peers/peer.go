@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/bootwell/bootwell/bench/workload"
 )
@@ -30,6 +31,10 @@ type peer struct {
 	fetch     func(s *site) command
 	tree      func(s *site) string   // where content is on the VM
 	stored    func(s *site) []string // folders of the server that hold content
+
+	// ready tells when, since the boot of the machine, what the last fetch
+	// brought could be used, if the process went on after it. May be nil.
+	ready func(ctx context.Context, s *site) (time.Duration, error)
 }
 
 // A site is one peer's operator, bucket and VM.
@@ -84,7 +89,7 @@ func (s *site) resetOperator(ctx context.Context) error {
 
 // resetVM gives the peer a VM without content.
 func (s *site) resetVM() error {
-	if err := os.RemoveAll(s.vm); err != nil {
+	if err := s.putAway(s.vm); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(s.vm, 0o755); err != nil {

@@ -50,6 +50,7 @@ type bench struct {
 	story           io.Writer
 	peers           []*peer
 	began           time.Time
+	away            int // folders put away
 	samples         map[key][]sample
 	wrong           map[key]string // how a tree differs from its source after an operation
 }
@@ -107,7 +108,11 @@ type scene struct {
 func (b *bench) workload(ctx context.Context, size workload.Size) error {
 	s := &scene{bench: b, size: size, sites: map[*peer]*site{}}
 	base := filepath.Join(b.dir, size.Name)
-	defer os.RemoveAll(base)
+	clean, err := b.freshDisk(ctx, base)
+	if err != nil {
+		return err
+	}
+	defer clean()
 	defer func() {
 		for _, site := range s.sites {
 			os.RemoveAll(site.folder())
@@ -115,7 +120,6 @@ func (b *bench) workload(ctx context.Context, size workload.Size) error {
 		}
 	}()
 	source := filepath.Join(base, "source")
-	var err error
 	if s.tree, err = workload.Generate(source, size); err != nil {
 		return err
 	}
@@ -274,6 +278,13 @@ func (s *scene) fetch(ctx context.Context, p *peer, o op, rtt time.Duration, cha
 		return err
 	}
 	got.changed = changed
+	if p.ready != nil && o != poll && got.err == nil {
+		at, err := p.ready(ctx, s.sites[p])
+		if err != nil {
+			return err
+		}
+		got.ready = at - got.began
+	}
 	k := key{s.size.Name, p.name, o, 0}
 	if _, looked := s.wrong[k]; !looked && got.err == nil {
 		d, err := s.sites[p].check()

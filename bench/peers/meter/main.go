@@ -16,6 +16,7 @@ import (
 
 // A cost is what getrusage(2) says of the command and its descendants.
 type cost struct {
+	Began  int64 `json:"began_ns"` // by CLOCK_BOOTTIME
 	Wall   int64 `json:"wall_ns"`
 	CPU    int64 `json:"cpu_ns"`     // user and system
 	RSS    int64 `json:"rss_bytes"`  // the largest of any one process
@@ -51,6 +52,11 @@ func run(argv []string) (cost, error) {
 		return cost{}, err
 	}
 	var c cost
+	var since unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &since); err != nil {
+		return cost{}, err
+	}
+	c.Began = since.Nano()
 	began := time.Now()
 	pid, err := syscall.ForkExec(path, argv, &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}})
 	if err != nil {
