@@ -5,6 +5,8 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"runtime"
+	"runtime/debug"
 	"strings"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -21,11 +23,19 @@ import (
 var version = "dev" // set by the linker
 
 func main() {
+	collectLate()
 	var s *cli.Session
 	s = cli.NewSession("bootwell-agent", version, func(ctx context.Context, url string) (bucket.Bucket, error) {
 		return open(ctx, url, s.Logger())
 	})
 	os.Exit(s.Run(vm.Root(s), os.Args[1:]))
+}
+
+// collectLate has the first garbage collection come at 16 MiB of heap instead
+// of 4: a poll ends before it, and so do most updates.
+func collectLate() {
+	debug.SetGCPercent(400)
+	runtime.AddCleanup(new([16]byte), func(percent int) { debug.SetGCPercent(percent) }, 100)
 }
 
 // open is all that an agent can read releases from. The instance's own
