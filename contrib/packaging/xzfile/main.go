@@ -6,6 +6,7 @@ package main
 
 import (
 	"bytes"
+	"debug/elf"
 	"fmt"
 	"io"
 	"os"
@@ -15,24 +16,29 @@ import (
 )
 
 func main() {
+	tool, err := exec.LookPath("xz")
+	if err != nil {
+		tool = ""
+	}
 	for _, name := range os.Args[1:] {
-		if err := compress(name); err != nil {
+		if err := compress(tool, name); err != nil {
 			fmt.Fprintln(os.Stderr, "xzfile:", err)
 			os.Exit(1)
 		}
 	}
 }
 
-func compress(name string) error {
+// compress uses the program tool, or Go if it is empty.
+func compress(tool, name string) error {
 	plain, err := os.ReadFile(name)
 	if err != nil {
 		return err
 	}
-	if same(name+".xz", plain) {
+	if old, err := unpack(tool, name+".xz"); err == nil && bytes.Equal(old, plain) {
 		return nil
 	}
-	if tool, err := exec.LookPath("xz"); err == nil {
-		return exec.Command(tool, "-9e", "-k", "-f", "--threads=1", name).Run()
+	if tool != "" {
+		return exec.Command(tool, append(settings(plain), "-k", "-f", "--threads=1", name)...).Run()
 	}
 	var out bytes.Buffer
 	w, err := xz.WriterConfig{DictCap: 16 << 20, CheckSum: xz.CRC32}.NewWriter(&out)
@@ -48,16 +54,32 @@ func compress(name string) error {
 	return os.WriteFile(name+".xz", out.Bytes(), 0o644)
 }
 
-func same(name string, plain []byte) bool {
+// settings are xz's for a file. A program for x86 becomes smaller if the
+// addresses in its calls are absolute. What xz has for arm64 is too new: VMs
+// unpack with liblzma 5.2.
+func settings(plain []byte) []string {
+	if f, err := elf.NewFile(bytes.NewReader(plain)); err == nil && f.Machine == elf.EM_X86_64 {
+		return []string{"--x86", "--lzma2=preset=9e"}
+	}
+	return []string{"-9e"}
+}
+
+// unpack returns what is packed in a file. Only xz itself knows each of its
+// settings.
+func unpack(tool, name string) ([]byte, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return false
+		return nil, err
 	}
 	defer f.Close()
+	if tool != "" {
+		c := exec.Command(tool, "-dc")
+		c.Stdin = f
+		return c.Output()
+	}
 	r, err := xz.NewReader(f)
 	if err != nil {
-		return false
+		return nil, err
 	}
-	old, err := io.ReadAll(io.LimitReader(r, int64(len(plain))+1))
-	return err == nil && bytes.Equal(old, plain)
+	return io.ReadAll(r)
 }
