@@ -3,6 +3,7 @@ package trust
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"sync"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -30,10 +31,26 @@ func (u *update) askAheadOfState() {
 	if a := u.early[timestampFile]; a.err == nil && !bytes.Equal(a.data, u.local[timestampFile]) {
 		wg.Go(func() { u.carried = u.bundle(a.data) })
 	}
-	if u.early[u.nextRoot()] == nil {
-		u.askFor(u.nextRoot())
+	if next := u.nextRoot(); u.early[next] == nil {
+		u.root = make(chan *answer, 1)
+		go func() { u.root <- u.ask(next, maxRootBytes) }()
 	}
 	wg.Wait()
+}
+
+// awaited reports whether the answer for the next root, called name, is still
+// on its way.
+func (u *update) awaited(name string) bool { return u.root != nil && name == u.nextRoot() }
+
+// settle waits for the answer for the next root, and reports whether it is
+// another than that there is none, which is what the updater was told.
+func (u *update) settle() bool {
+	if u.root == nil {
+		return false
+	}
+	a := <-u.root
+	u.root, u.early[u.nextRoot()] = nil, a
+	return !errors.Is(a.err, bucket.ErrNotExist) && !errors.Is(a.err, bucket.ErrPermission)
 }
 
 func (u *update) nextRoot() string { return rootFile(u.local.roots() + 1) }

@@ -78,6 +78,7 @@ type update struct {
 	polled *answer // timestamp.json as it was found a moment ago; nil: not asked for
 
 	early   map[string]*answer // what was asked for ahead, by name
+	root    chan *answer       // for the next root, asked for ahead; nil: no such answer is awaited
 	carried map[string][]byte  // objects of a bundle, by key
 
 	fetched   files  // in this pass, by name without version, but for roots
@@ -129,7 +130,12 @@ func (u *update) workflow(ahead bool) (*set, error) {
 			u.askAheadOfState()
 		}
 	}
+	// Most often there is no other root. Metadata are verified as if it were so
+	// while the bucket is asked, and once more if it has one.
 	s, err := u.pass(u.local)
+	if u.settle() {
+		s, err = u.pass(u.local)
+	}
 	if err != nil || bytes.Equal(s.files[timestampFile], u.timestamp) {
 		return s, err
 	}
@@ -242,6 +248,9 @@ func (u *update) DownloadFile(url string, max int64, _ time.Duration) ([]byte, e
 	u.last, u.lastBytes = name, nil
 	if b, ok := u.carried[key]; ok && int64(len(b)) <= max {
 		return u.got(name, b), nil
+	}
+	if u.awaited(name) {
+		return nil, &metadata.ErrDownloadHTTP{StatusCode: http.StatusNotFound, URL: name}
 	}
 	a := u.early[name]
 	if a == nil {
