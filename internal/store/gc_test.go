@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -340,10 +341,9 @@ func TestCollectKilledAtEachCall(t *testing.T) {
 			f.b, f.now, b.Now = b, now.now, now.now
 			var faults []bucket.Fault
 			faulty := bucket.NewFaults(b)
-			calls := 0
+			var calls atomic.Int64 // some writes are made side by side
 			dead := func() {
-				calls++
-				if calls == n+1 {
+				if calls.Add(1) == int64(n+1) {
 					faulty.Set(bucket.Fault{Kind: kind, Method: "", Times: 1, Err: bucket.ErrPermission}, bucket.Fault{Err: bucket.ErrPermission})
 				}
 			}
@@ -363,8 +363,8 @@ func TestCollectKilledAtEachCall(t *testing.T) {
 				t.Errorf("after a kill at write %d: releases %v, %d packs", n, names, countBelow(t, b, "packs/"))
 			}
 			if err == nil {
-				if calls < 20 {
-					t.Fatalf("a collection made %d writes", calls)
+				if calls.Load() < 20 {
+					t.Fatalf("a collection made %d writes", calls.Load())
 				}
 				break
 			}
