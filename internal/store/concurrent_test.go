@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/azblob"
@@ -114,7 +115,7 @@ func TestConcurrentPublishersOnGCS(t *testing.T) {
 // Swift has no condition that holds under races: publishers take turns.
 func TestConcurrentPublishersOnSwift(t *testing.T) {
 	t.Parallel()
-	srv := buckettest.StartSwift(t, buckettest.SwiftConfig{})
+	srv := buckettest.StartSwift(t, buckettest.SwiftConfig{TokenCache: 5 * time.Minute})
 	srv.CreateContainer("fleet")
 	id, secret := srv.AppCredential("publisher")
 	source := swift.Values("test", map[string]string{"os_application_credential_id": id, "os_application_credential_secret": secret})

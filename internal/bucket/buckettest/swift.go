@@ -31,18 +31,25 @@ const (
 	adminSecret   = "adminpw"
 )
 
-// SwiftTokenCache is how long Swift goes on to accept a token that has ended.
+// SwiftTokenCache is how long Swift goes on to accept a token that has ended,
+// unless SwiftConfig says otherwise.
 const SwiftTokenCache = 2 * time.Second
 
 // SwiftConfig says how to start OpenStack. The zero value is on free ports of
 // a loopback address, with data in a temporary folder.
 type SwiftConfig struct {
-	Listen   string          // host:port of Swift; "": on a loopback address
-	Keystone string          // host:port of Keystone; "": on a loopback address
-	Dir      string          // data; "": a temporary folder. Its file system has extended attributes
-	TokenTTL time.Duration   // life of Keystone's tokens; 0: an hour
-	Hook     func(*exec.Cmd) // changes each command before it starts, for example to enter a network namespace; may be nil
-	Client   *http.Client    // reaches both; nil: a plain one
+	Listen   string        // host:port of Swift; "": on a loopback address
+	Keystone string        // host:port of Keystone; "": on a loopback address
+	Dir      string        // data; "": a temporary folder. Its file system has extended attributes
+	TokenTTL time.Duration // life of Keystone's tokens; 0: an hour
+
+	// TokenCache is how long Swift believes a token before it asks Keystone
+	// again, which answers one question after the other; 0: SwiftTokenCache.
+	// OpenStack's own default is five minutes.
+	TokenCache time.Duration
+
+	Hook   func(*exec.Cmd) // changes each command before it starts, for example to enter a network namespace; may be nil
+	Client *http.Client    // reaches both; nil: a plain one
 }
 
 // Swift is OpenStack Swift with Keystone, as Debian has them: one replica, no
@@ -238,6 +245,10 @@ recon_cache_path = %[2]s/cache
 }
 
 func (s *Swift) proxyConf() string {
+	cache := s.cfg.TokenCache
+	if cache == 0 {
+		cache = SwiftTokenCache
+	}
 	host, port, err := net.SplitHostPort(s.Addr)
 	if err != nil {
 		s.t.Fatal(err)
@@ -301,7 +312,7 @@ allow_versioned_writes = true
 allow_object_versioning = true
 [filter:symlink]
 use = egg:swift#symlink
-`, host, port, s.cfg.Dir, s.Keystone, swiftService, swiftSecret, s.cache, int(SwiftTokenCache.Seconds()))
+`, host, port, s.cfg.Dir, s.Keystone, swiftService, swiftSecret, s.cache, int(cache.Seconds()))
 }
 
 // command has none of the caller's OS_… variables.
