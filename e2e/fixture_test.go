@@ -36,7 +36,7 @@ const (
 
 // patience bounds one wait for a machine. Emulation on a busy host is slow, and
 // no test is about speed.
-const patience = 4 * time.Minute
+const patience = 10 * time.Minute
 
 var binDir string
 
