@@ -177,6 +177,7 @@ func (st *stager) open() error {
 	if st.tree, err = openTree(st.dir); err != nil {
 		return err
 	}
+	st.tree.own = !st.inUse
 	if ok, err := lockDir(st.tree.dir); err != nil || !ok {
 		return errors.Join(err, fmt.Errorf("another process is staging %s", st.o.Dir))
 	}
@@ -227,7 +228,7 @@ func (st *stager) takeSpare() error {
 	if err := st.before(); err != nil {
 		return err
 	}
-	return os.Chmod(st.dir, 0o700)
+	return errors.Join(os.Chmod(st.dir, 0o700), os.Chown(st.dir, os.Geteuid(), os.Getegid()))
 }
 
 // invalidate removes the index of a tree, before that is worked on.
@@ -262,6 +263,7 @@ func (st *stager) use(r Staged) {
 		}
 		return
 	}
+	s.tree.own = true
 	st.reuse = append(st.reuse, s)
 }
 
@@ -343,6 +345,11 @@ func (st *stager) remember(start int64) {
 	}
 	indexes := map[string]*stageIndex{filepath.Clean(st.o.Dir): {start: start, files: st.l.files, marks: st.found.marks}}
 	links := make([]int, len(st.reuse))
+	for _, r := range st.reuse {
+		if r.index != nil {
+			r.index.restart(start)
+		}
+	}
 	for i, r := range st.links {
 		x := st.reuse[r.tree].index
 		if links[r.tree]++; x == nil {
@@ -354,7 +361,6 @@ func (st *stager) remember(start int64) {
 	}
 	for t, n := range links {
 		if s := st.reuse[t]; s.index != nil && n > len(s.files)/fewLinks {
-			s.index.start = start
 			indexes[s.tree.root.Name()] = s.index
 		}
 	}

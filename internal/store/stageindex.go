@@ -6,6 +6,7 @@ import (
 	"errors"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/bootwell/bootwell/internal/release"
 )
@@ -42,12 +43,33 @@ func (x *stageIndex) find(p string, m mark) (release.File, bool) {
 		return release.File{}, false
 	}
 	i, ok := x.at[p]
-	// A file that was written within the tick in which the index was begun
-	// could have been written again in it.
-	if !ok || x.marks[i] != m || max(m.ctime, m.mtime) >= x.start || m.ctime == 0 {
+	if !ok || x.marks[i] != m || m.ctime == 0 || m.tick() >= x.start {
 		return release.File{}, false
 	}
 	return x.files[i], true
+}
+
+// tick is the last moment that the times of a file can stand for: one that was
+// written within the tick in which an index was begun could have been written
+// again in it. Whole seconds are those of a file system that knows no parts of
+// one, such as ext4 with small inodes.
+func (m mark) tick() int64 {
+	t := max(m.ctime, m.mtime)
+	if t%int64(time.Second) == 0 {
+		t += int64(time.Second) - 1
+	}
+	return t
+}
+
+// restart makes start the index's, for what it is written anew with. What it
+// did not vouch for before it never will.
+func (x *stageIndex) restart(start int64) {
+	for i, m := range x.marks {
+		if m.tick() >= x.start {
+			x.marks[i] = mark{}
+		}
+	}
+	x.start = start
 }
 
 // loadIndex reads the index of the tree in dir; one that is not there or cannot

@@ -335,3 +335,21 @@ func TestSpareIsNotWrittenInto(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// An index that is written anew vouches for no more than before.
+func TestIndexRestart(t *testing.T) {
+	x := &stageIndex{start: 2500, at: map[string]int{"a": 0, "b": 1}, files: make([]release.File, 2), marks: []mark{{ctime: 2400}, {ctime: 2500}}}
+	marks := slices.Clone(x.marks)
+	x.restart(9000)
+	if _, ok := x.find("a", marks[0]); !ok {
+		t.Error("a settled file is forgotten")
+	}
+	if _, ok := x.find("b", marks[1]); ok {
+		t.Error("a file that could have been written again is vouched for")
+	}
+	second := mark{ctime: int64(time.Second)}
+	whole := &stageIndex{start: second.ctime + 5, at: map[string]int{"a": 0}, files: make([]release.File, 1), marks: []mark{second}}
+	if _, ok := whole.find("a", second); ok {
+		t.Error("a file of a clock of whole seconds is vouched for within its second")
+	}
+}

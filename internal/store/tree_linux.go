@@ -23,6 +23,10 @@ type tree struct {
 	root *os.Root
 	dir  *os.File
 
+	// own makes what another user owns neither a file, nor a folder, nor a
+	// link: it is not to become a part of a new tree, which its owner could write to.
+	own bool
+
 	mu      sync.Mutex
 	folders map[string]*folder
 }
@@ -151,12 +155,21 @@ func markOfStat(st *unix.Stat_t) mark {
 	return mark{size: st.Size, mode: st.Mode, mtime: st.Mtim.Nano(), ctime: st.Ctim.Nano(), inode: st.Ino, dev: uint64(st.Dev)}
 }
 
+// look returns the mark for st.
+func (t *tree) look(st *unix.Stat_t) mark {
+	m := markOfStat(st)
+	if t.own && (int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid()) {
+		m.mode &^= typeMask
+	}
+	return m
+}
+
 // mark returns the mark of what is at p, without following a link.
 func (t *tree) mark(p string) (m mark, err error) {
 	err = t.in("stat", p, func(fd int, name string) error {
 		var st unix.Stat_t
 		err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
-		m = markOfStat(&st)
+		m = t.look(&st)
 		return err
 	})
 	return m, err
@@ -192,7 +205,7 @@ func (t *tree) list(dir string) (out []entry, err error) {
 		if err != nil {
 			return nil, &fs.PathError{Op: "stat", Path: filepath.Join(d.Name(), name), Err: err}
 		}
-		out = append(out, entry{name, markOfStat(&st)})
+		out = append(out, entry{name, t.look(&st)})
 	}
 	return out, nil
 }

@@ -19,6 +19,7 @@ import (
 type tree struct {
 	root *os.Root
 	dir  *os.File
+	own  bool // of no effect
 }
 
 func openTree(name string) (*tree, error) {
