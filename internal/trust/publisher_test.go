@@ -386,7 +386,7 @@ func commitUntilDone(t *testing.T, p *Publisher, c Change, lock bool) (lost int)
 func TestCommit_EightAtOnceLoseNothing(t *testing.T) {
 	t.Run("mem", func(t *testing.T) {
 		w := newWorld(t)
-		race(t, 2, w.publisher, false)
+		race(t, 1, w.publisher, false)
 	})
 	t.Run("mem, each with the lock", func(t *testing.T) {
 		w := newWorld(t)
@@ -394,7 +394,7 @@ func TestCommit_EightAtOnceLoseNothing(t *testing.T) {
 	})
 	t.Run("mem without IfMatch", func(t *testing.T) {
 		w := newWorldIn(t, bucket.NewMemWith(bucket.Caps{IfAbsent: true}))
-		race(t, 2, w.publisher, false)
+		race(t, 1, w.publisher, false)
 	})
 	t.Run("mem without IfMatch, each with the lock", func(t *testing.T) {
 		w := newWorldIn(t, bucket.NewMemWith(bucket.Caps{IfAbsent: true}))
