@@ -76,8 +76,12 @@ func (a *Agent) Install(ctx context.Context, o InstallOptions) (Installation, *r
 	return in, r, err
 }
 
-// beside runs f beside what else is done. The function returned waits for it
-// and may be called again.
+// timerLimit bounds how long systemd may take to start the timer.
+const timerLimit = time.Minute
+
+// beside runs f beside what else is done, and to its end when ctx ends: without
+// its timer a VM whose first run was interrupted would not poll before it
+// boots again. The function returned waits for it and may be called again.
 func (a *Agent) beside(ctx context.Context, f func(context.Context) error, times *timeline) func() error {
 	if f == nil {
 		return func() error { return nil }
@@ -86,6 +90,8 @@ func (a *Agent) beside(ctx context.Context, f func(context.Context) error, times
 	var took time.Duration
 	done := make(chan error, 1)
 	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timerLimit)
+		defer cancel()
 		err := f(ctx)
 		took = time.Since(from)
 		done <- err
