@@ -492,18 +492,18 @@ func FuzzBundle(f *testing.F) {
 		f.Add(fmt.Appendf(nil, "%s %d\n%s", key, len(b), b), true)
 		f.Add(fmt.Appendf(nil, "%s %d\n%s", key, len(b)-1, b), true)
 	}
+	encoder := func(more ...zstd.EOption) *zstd.Encoder {
+		e, err := zstd.NewWriter(nil, append(more, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest))...)
+		if err != nil {
+			f.Fatal(err)
+		}
+		return e
+	}
+	full, onward := encoder(), encoder(zstd.WithEncoderDictRaw(bundleDict, dictionary(held.known.files)))
 	f.Fuzz(func(t *testing.T, b []byte, pack bool) {
 		next := b
 		if pack {
-			e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderDictRaw(bundleDict, dictionary(held.known.files)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			next = e.EncodeAll(b, nil)
-			if e, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1)); err != nil {
-				t.Fatal(err)
-			}
-			b = e.EncodeAll(b, nil)
+			b, next = full.EncodeAll(b, nil), onward.EncodeAll(b, nil)
 		}
 		mem := bucket.NewMem()
 		for key, data := range objects {
