@@ -217,11 +217,11 @@ func (r *retrier) Get(ctx context.Context, key string, o GetOptions) (io.ReadClo
 		a := r.begin(ctx)
 		body, obj, err := r.b.Get(a.ctx, key, o)
 		a.timer.Stop()
+		err = a.explain("get "+key, err)
 		r.heard(err)
 		if err == nil {
 			return r.resume(ctx, t, a, body, obj, o), obj, nil
 		}
-		err = a.explain("get "+key, err)
 		a.end()
 		if !t.again(ctx, err) {
 			return nil, obj, t.final(ctx, err)

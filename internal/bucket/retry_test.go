@@ -345,8 +345,8 @@ func TestCautious(t *testing.T) {
 			r := newRig(bucket.RetryPolicy{})
 			buckettest.Put(t, r.mem, "k", []byte("x"))
 			b := bucket.Cautious(r.Bucket)
-			for range 2 {
-				r.faults.Set(bucket.Fault{})
+			for _, kind := range []bucket.FaultKind{bucket.FaultHang, bucket.FaultFail} {
+				r.faults.Set(bucket.Fault{Kind: kind})
 				if err := call(t.Context(), b); !errors.Is(err, bucket.ErrUnavailable) {
 					t.Errorf("%s: %v", name, err)
 				}
