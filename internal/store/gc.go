@@ -17,6 +17,7 @@ import (
 const (
 	collectTries = 30 // against publishers and other collectors
 	deletes      = 16 // in parallel, in each bucket
+	deleteTime   = 20 * time.Second
 )
 
 // CollectOptions say what stays in a bucket besides the present state.
@@ -113,6 +114,9 @@ type collection struct {
 	live    *live
 	sites   []*site // the bucket first
 	dropped []string
+
+	until time.Time // by the wall clock, when to begin no more deletes
+	stop  func()    // begins no more of them
 }
 
 // A site is one bucket that garbage is collected in.
@@ -263,12 +267,19 @@ func (c *collection) each(ctx context.Context, f func(context.Context, *site) er
 
 // window marks the state v, deletes while the mark lasts and takes it off again.
 func (c *collection) window(ctx context.Context, v *trust.View) (again bool, err error) {
+	unlock, err := c.lock(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	c.until = time.Now().Round(0).Add(trust.CollectTime)
 	marked, err := c.p.BeginCollect(ctx, v)
 	if err != nil {
 		return false, err
 	}
-	short, cancel := context.WithTimeout(ctx, trust.CollectTime)
+	short, cancel := context.WithDeadline(ctx, c.until)
 	defer cancel()
+	c.stop = cancel
 	c.live.keep(marked)
 	err = c.each(short, func(ctx context.Context, b *site) error {
 		if err := c.join(ctx, b, marked); err != nil {
@@ -283,6 +294,25 @@ func (c *collection) window(ctx context.Context, v *trust.View) (again bool, err
 		err = eerr
 	}
 	return again, err
+}
+
+// lock keeps publishers away where a commit takes the lock: one who waited under
+// it for the end of the collection would keep the collection from ending.
+func (c *collection) lock(ctx context.Context) (unlock func(), err error) {
+	if caps := c.s.Bucket.Caps(); caps.IfAbsent && caps.IfMatch {
+		return func() {}, nil
+	}
+	free, err := c.p.Lock(ctx, "bootwell gc", lockTTL+lockPatience/2)
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		if err := free(ctx); err != nil {
+			c.s.log().Warn("the publishers' lock stays until it expires", "err", err)
+		}
+	}, nil
 }
 
 // end lets publishers go on, also when the collection was broken off.
@@ -326,7 +356,16 @@ func (c *collection) sweep(ctx context.Context, b *site) error {
 			return nil
 		}
 		g.Go(func() error {
-			if err := b.bucket.Delete(gctx, o.Key); err != nil {
+			if time.Now().After(c.until) { // timers stand still while a machine sleeps
+				c.stop()
+			}
+			if err := gctx.Err(); err != nil {
+				return err
+			}
+			// Given up, it could still take effect when publishers go on.
+			whole, cancel := context.WithTimeout(context.WithoutCancel(gctx), deleteTime)
+			defer cancel()
+			if err := b.bucket.Delete(whole, o.Key); err != nil {
 				return fmt.Errorf("delete %s: %w", o.Key, err)
 			}
 			b.count(kind, o)

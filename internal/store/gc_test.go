@@ -455,8 +455,16 @@ func TestCollectWithoutConditions(t *testing.T) {
 		f.write("small", fmt.Sprint(i))
 		f.publish()
 	}
-	if c := f.mustCollect(CollectOptions{Keep: 1, Now: time.Now().Add(time.Hour)}); Sum(c.Buckets[0].Gone).Objects == 0 {
-		t.Errorf("nothing was collected: %+v", c)
+	faulty := bucket.NewFaults(mem, bucket.Fault{Kind: bucket.FaultDelay, Method: "Delete", Times: 1, Before: func() {
+		// Who had the lock now would wait for the end, and the end for the lock.
+		if unlock, err := f.publisher(mem).Lock(t.Context(), "another", time.Minute); !errors.Is(err, trust.ErrLocked) {
+			t.Errorf("lock while garbage is deleted: %v", err)
+			unlock(t.Context())
+		}
+	}})
+	c, err := f.collect(faulty, CollectOptions{Keep: 1, Now: time.Now().Add(time.Hour)})
+	if err != nil || Sum(c.Buckets[0].Gone).Objects == 0 {
+		t.Errorf("nothing was collected: %+v, %v", c, err)
 	}
 	if names := f.whole(mem); !slices.Equal(names, []string{"r2"}) {
 		t.Errorf("releases %v", names)
@@ -528,6 +536,34 @@ func TestCollectUnreadableRelease(t *testing.T) {
 	if names := f.whole(mem); !slices.Equal(names, []string{"r3"}) {
 		t.Errorf("releases %v", names)
 	}
+}
+
+// stubborn is a bucket in which the first delete ends the collection.
+type stubborn struct {
+	bucket.Bucket
+	t    *testing.T
+	stop func()
+}
+
+func (b stubborn) Delete(ctx context.Context, key string) error {
+	b.stop()
+	if ctx.Err() != nil {
+		b.t.Errorf("the delete of %s was given up half-way", key)
+	}
+	return b.Bucket.Delete(ctx, key)
+}
+
+// A delete that was given up could take effect after publishers were told to go on.
+func TestCollectEndsWhatItBegan(t *testing.T) {
+	f, mem, c := clocked(t)
+	f.history(c, 3)
+	ctx, stop := context.WithCancel(t.Context())
+	b := stubborn{mem, t, stop}
+	_, err := (&Store{Bucket: b}).Collect(ctx, f.publisher(b), CollectOptions{Keep: 1, Now: c.now().Add(time.Hour)})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	f.publish() // nobody has to wait
 }
 
 func TestCollectForbidden(t *testing.T) {
