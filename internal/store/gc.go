@@ -139,6 +139,7 @@ func (b *site) result(dryRun bool) CollectedBucket {
 }
 
 func (c *collection) run(ctx context.Context) error {
+	last := errMore
 	for try := range collectTries {
 		again, err := c.pass(ctx)
 		switch {
@@ -146,13 +147,17 @@ func (c *collection) run(ctx context.Context) error {
 			if perr := pause(ctx, time.Duration(try+1)*100*time.Millisecond); perr != nil {
 				return perr
 			}
+			last = err
 			continue
 		case err != nil || !again:
 			return err
 		}
+		last = errMore
 	}
-	return fmt.Errorf("after %d tries: %w", collectTries, trust.ErrConflict)
+	return fmt.Errorf("after %d tries: %w", collectTries, last)
 }
+
+var errMore = errors.New("more is left to delete: run it again")
 
 // pass looks, and deletes as long as one mark lasts. It reports whether more is
 // left to do.

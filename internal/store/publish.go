@@ -116,6 +116,8 @@ func (u *publication) run(ctx context.Context, cache *treeCache) (Published, err
 			return out, err
 		}
 		u.tellAgain(1)
+	} else if err := u.out.wait(); err != nil { // the lock would run out under a long upload
+		return out, err
 	}
 	unlock, err := u.lock(ctx)
 	if err != nil {
@@ -143,7 +145,7 @@ func (u *publication) run(ctx context.Context, cache *treeCache) (Published, err
 			return out, err
 		}
 	}
-	return out, fmt.Errorf("after %d tries: %w", commitTries, trust.ErrConflict)
+	return out, fmt.Errorf("after %d tries: %w", commitTries, err)
 }
 
 // first reads the tree and looks at the bucket side by side.

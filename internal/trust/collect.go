@@ -74,7 +74,7 @@ func (p *Publisher) recommit(ctx context.Context, base *View, mark time.Time) (*
 		setExtra(headOf(d.timestamp).extra, collectField, mark.UTC().Format(time.RFC3339))
 	}
 	p.renewStale(d, base)
-	return p.publish(ctx, base, d, Change{Carry: p.inherited(ctx, base)})
+	return p.publish(ctx, base, d, Change{}) // what base carries comes along
 }
 
 // collecting returns until when base is marked; zero: it is not.
