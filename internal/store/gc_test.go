@@ -455,7 +455,7 @@ func TestCollectWithoutConditions(t *testing.T) {
 		f.write("small", fmt.Sprint(i))
 		f.publish()
 	}
-	faulty := bucket.NewFaults(mem, bucket.Fault{Kind: bucket.FaultDelay, Method: "Delete", Times: 1, Before: func() {
+	faulty := bucket.NewFaults(mem, bucket.Fault{Kind: bucket.FaultDelay, Method: "Delete", Key: "tuf/metadata/", Times: 1, Before: func() {
 		// Who had the lock now would wait for the end, and the end for the lock.
 		if unlock, err := f.publisher(mem).Lock(t.Context(), "another", time.Minute); !errors.Is(err, trust.ErrLocked) {
 			t.Errorf("lock while garbage is deleted: %v", err)
