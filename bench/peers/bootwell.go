@@ -32,7 +32,7 @@ const playbook = `- hosts: localhost
 func bootwellPeer() *peer {
 	p := &peer{
 		name: "bootwell",
-		what: "`bootwell publish`; `bootwell-agent apply --timer`, signatures and digests verified, the report to the bucket after each update included",
+		what: "`bootwell publish`; `bootwell-agent apply --timer`, signatures and digests verified, the tree flushed to the disk; a report to the bucket follows",
 		tree: below("var", "lib", "bootwell", "current"), stored: inBucket("packs", "tuf/bundles"),
 	}
 	p.setUp = bootwellSetUp

@@ -85,6 +85,11 @@ func (b *bench) all(ctx context.Context, f flags) ([]verdict, error) {
 				return nil, err
 			}
 		}
+		if b.planned(oneGB) {
+			if err := b.largeFile(ctx); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if !f.correctness {
 		return nil, nil

@@ -29,7 +29,7 @@ const distant = 20 * time.Millisecond
 func standardPlan() plan {
 	return plan{
 		sizes: []workload.Size{workload.S, workload.M, workload.L}, rtts: []time.Duration{0, distant},
-		fast: map[string]int{"S": 5, "M": 5, "L": 3}, slow: map[string]int{"S": 1, "M": 1, "L": 1}, budget: 26 * time.Minute,
+		fast: map[string]int{"S": 3, "M": 5, "L": 3}, slow: map[string]int{"S": 1, "M": 1, "L": 1}, budget: 26 * time.Minute,
 	}
 }
 
@@ -88,7 +88,7 @@ func largeReps(who *peer, o op, rtt time.Duration) int {
 		return 2
 	case who.name == "rclone" && (rtt > 0 || further): // one request for each file, each time
 		return 0
-	case who.slow && further && rtt > 0:
+	case who.slow && (further || rtt == 0) && who.name != "rclone":
 		return 0
 	case further && (who.archive() || who.name == "restic"): // they take all of the tree each time
 		return 1
