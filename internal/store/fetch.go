@@ -26,7 +26,7 @@ const (
 	fetchTries = 4         // of one span, without getting further
 
 	batchBytes  = 256 << 10 // of small frames that are read at once
-	memoryBytes = 8 << 20  // of frames and blobs between the network and the disk
+	memoryBytes = 8 << 20   // of frames and blobs between the network and the disk
 )
 
 // A want is one blob to be got, and the places in files it goes to.
