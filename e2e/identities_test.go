@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"mime"
 	"net/url"
 	"os"
 	"strings"
@@ -107,16 +108,21 @@ func refused(t *testing.T, b bucket.Bucket, vm string) {
 // authorityFile is where a VM has the certificate of a private authority.
 const authorityFile = "/etc/bootwell/ca.pem"
 
-// withFile joins the user-data with a part that writes a file.
+// withFile joins MIME user-data with a part that writes a file.
 func withFile(t *testing.T, data, name, content string) []byte {
 	t.Helper()
-	const end = "\n--boot--\n"
-	head, ok := strings.CutSuffix(data, end)
-	if !ok {
-		t.Fatalf("user-data does not end with its boundary: %q", data)
+	header, _, _ := strings.Cut(data, "\n")
+	_, params, err := mime.ParseMediaType(strings.TrimPrefix(header, "Content-Type: "))
+	if err != nil {
+		t.Fatalf("user-data begins with %q: %v", header, err)
 	}
-	return []byte(head + "\n--boot\nContent-Type: text/cloud-config\n\n#cloud-config\nwrite_files:\n- path: " + name +
-		"\n  permissions: '0600'\n  content: |\n    " + strings.ReplaceAll(strings.TrimSuffix(content, "\n"), "\n", "\n    ") + "\n" + end)
+	delimiter := "\n--" + params["boundary"]
+	head, ok := strings.CutSuffix(data, delimiter+"--\n")
+	if !ok {
+		t.Fatalf("user-data does not end with %q: %q", delimiter, data)
+	}
+	return []byte(head + delimiter + "\nContent-Type: text/cloud-config\n\n#cloud-config\nwrite_files:\n- path: " + name +
+		"\n  permissions: '0600'\n  content: |\n    " + strings.ReplaceAll(strings.TrimSuffix(content, "\n"), "\n", "\n    ") + "\n" + delimiter + "--\n")
 }
 
 // sum is what sha256sum says of its standard input.
