@@ -157,6 +157,32 @@ func TestMirrors_BucketAway(t *testing.T) {
 	}
 }
 
+// An outage of all buckets brings each of them one request a poll.
+func TestMirrors_OutageCostsNothingMore(t *testing.T) {
+	w := newMirroredWorld(t, 1)
+	w.publish(role(w.put("f", "one")))
+	w.copyTo(0)
+	w.good()
+	w.dead(0)
+	w.dead(1)
+	for poll := range 20 {
+		n := w.during(func() {
+			w.pass(5 * time.Minute)
+			if _, err := w.apply(); !errors.Is(err, bucket.ErrUnavailable) {
+				t.Fatal(err)
+			}
+		})
+		if poll > 0 && !slices.Equal(n, []int64{1, 1}) {
+			t.Errorf("poll %d of an outage asked %v times", poll, n)
+		}
+	}
+	w.faults[0].Set()
+	w.faults[1].Set()
+	if n := w.during(func() { w.pass(5 * time.Minute); w.good() }); !slices.Equal(n, []int64{1, 0}) {
+		t.Errorf("after the outage: %v", n)
+	}
+}
+
 // A mirror that lags behind a bucket that is away is no attack: the VM keeps
 // what it has, and tells.
 func TestMirrors_Lagging(t *testing.T) {

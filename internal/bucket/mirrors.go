@@ -55,20 +55,28 @@ type Mirror struct {
 type Mirrored struct {
 	optional func(key string) bool
 	now      func() time.Time
+	*mirrorSources
+	patience []patience // with each source
+}
 
+// mirrorSources are what is known of the buckets.
+type mirrorSources struct {
 	mu      sync.Mutex
 	sources []*mirrorSource
 	at      int // read from first
 }
 
+// A patience is one bucket with little patience and with all that there is; nil
+// where it could not be opened.
+type patience struct{ quick, patient Bucket }
+
 type mirrorSource struct {
-	url, tag       string
-	quick, patient Bucket
-	caps           Caps
-	trouble        error     // why it is of no use; nil: nothing is known against it
-	away           time.Time // when it was away last; zero: it is there
-	unread         bool      // its content is of no use; it still takes writes
-	refused        bool      // it refused a write
+	url, tag string
+	caps     Caps
+	trouble  error     // why it is of no use; nil: nothing is known against it
+	away     time.Time // when it was away last; zero: it is there
+	unread   bool      // its content is of no use; it still takes writes
+	refused  bool      // it refused a write
 }
 
 // Mirrors returns the buckets of list as one. optional reports whether a bucket
@@ -78,20 +86,36 @@ func Mirrors(list []Mirror, optional func(key string) bool) *Mirrored {
 	if optional == nil {
 		optional = func(string) bool { return false }
 	}
-	m := &Mirrored{optional: optional, now: time.Now}
+	m := &Mirrored{optional: optional, now: time.Now, mirrorSources: &mirrorSources{}}
 	for _, l := range list {
 		sum := sha256.Sum256([]byte(l.URL))
 		s := &mirrorSource{url: l.URL, tag: hex.EncodeToString(sum[:4]) + "."}
+		var p patience
 		if l.Bucket == nil {
 			s.caps = Caps{ReadOnly: true, NoList: true}
 			s.trouble = orUnavailable(l.Err)
 			s.unread = true
 		} else {
-			s.quick, s.patient, s.caps = Impatient(l.Bucket), l.Bucket, l.Bucket.Caps()
+			p, s.caps = patience{Impatient(l.Bucket), l.Bucket}, l.Bucket.Caps()
 		}
-		m.sources = append(m.sources, s)
+		m.sources, m.patience = append(m.sources, s), append(m.patience, p)
 	}
 	return m
+}
+
+// cautious is m for [Cautious]: an answer to either patience with a bucket is
+// the bucket's.
+func (m *Mirrored) cautious() *Mirrored {
+	c := *m
+	c.patience = nil
+	for _, p := range m.patience {
+		p = patience{Cautious(p.quick), Cautious(p.patient)}
+		if patient, ok := p.patient.(*retrier); ok {
+			patient.unsure = p.quick.(*retrier).unsure
+		}
+		c.patience = append(c.patience, p)
+	}
+	return &c
 }
 
 func orUnavailable(err error) error {
@@ -159,9 +183,9 @@ func (m *Mirrored) First(err error) error {
 
 // Unwrap returns the first bucket that could be opened.
 func (m *Mirrored) Unwrap() Bucket {
-	for _, s := range m.sources {
-		if s.patient != nil {
-			return s.patient
+	for _, p := range m.patience {
+		if p.patient != nil {
+			return p.patient
 		}
 	}
 	return nil
@@ -216,14 +240,15 @@ func (m *Mirrored) choices(first int, wanted func(*mirrorSource) bool) []choice 
 	var out []choice
 	for i := range m.sources {
 		n := (first + i) % len(m.sources)
-		s := m.sources[n]
+		s, p := m.sources[n], m.patience[n]
 		rests := !s.away.IsZero() && m.now().Sub(s.away) < restTime
-		if s.quick != nil && !rests && wanted(s) {
-			out = append(out, choice{n, s, s.quick})
+		if p.quick != nil && !rests && wanted(s) {
+			out = append(out, choice{n, s, p.quick})
 		}
 	}
 	if len(out) > 0 {
-		out[len(out)-1].bucket = out[len(out)-1].patient
+		last := &out[len(out)-1]
+		last.bucket = m.patience[last.n].patient
 	}
 	return out
 }

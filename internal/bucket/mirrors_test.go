@@ -116,6 +116,54 @@ func TestMirrors_LastOneIsWaitedFor(t *testing.T) {
 	})
 }
 
+// Each bucket is asked once until it answered itself.
+func TestMirrors_Cautious(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSeveral(t, 2, nil)
+		for _, f := range s.faults {
+			f.Set(Fault{Kind: FaultFail})
+		}
+		get := func(b Bucket) error {
+			_, _, err := ReadAll(t.Context(), b, "a", GetOptions{}, 100)
+			return err
+		}
+		const vms = 100
+		for range vms {
+			if err := get(Cautious(s.Mirrored)); !errors.Is(err, ErrUnavailable) {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * restTime)
+		}
+		if got := s.requests(); !slices.Equal(got, []int64{vms, vms}) {
+			t.Errorf("%d VMs asked %v times", vms, got)
+		}
+		if len(s.Troubles()) != 2 {
+			t.Errorf("what a cautious one found out is known of the buckets: %v", s.Troubles())
+		}
+
+		// The mirror answers, which says nothing of the bucket.
+		c := Cautious(s.Mirrored)
+		s.faults[1].Set()
+		if err := get(c); err != nil {
+			t.Fatal(err)
+		}
+		s.faults[1].Set(Fault{Times: 4})
+		if err := get(c); err != nil {
+			t.Errorf("not patient after an answer: %v", err)
+		}
+		s.faults[1].Set(Fault{})
+		time.Sleep(2 * restTime)
+		before := s.requests()
+		if err := get(c); !errors.Is(err, ErrUnavailable) {
+			t.Fatal(err)
+		}
+		after := s.requests()
+		if n, m := after[0]-before[0], after[1]-before[1]; n != 1 || m != 2 {
+			t.Errorf("the bucket was asked %d times and the mirror %d times", n, m)
+		}
+	})
+}
+
 func TestMirrors_ReadsGoOn(t *testing.T) {
 	optional := func(key string) bool { return key == "maybe" }
 	for name, tt := range map[string]struct {

@@ -65,19 +65,25 @@ func (p RetryPolicy) withDefaults() RetryPolicy {
 //
 // A pause that the server asks for (see [Later]) comes before the random one. A
 // call for which it asks more than three times Limit ends.
-func Retry(b Bucket, p RetryPolicy) Bucket { return &retrier{b: b, p: p.withDefaults()} }
+func Retry(b Bucket, p RetryPolicy) Bucket {
+	return &retrier{b: b, p: p.withDefaults(), unsure: new(atomic.Bool)}
+}
 
 // Cautious returns b, whose [Retry] makes each call once until one was answered:
 // for callers of whom there are many, who found the bucket away before and ask
-// again soon anyway. A bucket without a Retry around it stays as it is.
+// again soon anyway. Each bucket of a [Mirrored] is asked once until it answered
+// itself; what is found out about them is found out for b as well. A bucket
+// without a Retry around it stays as it is.
 func Cautious(b Bucket) Bucket {
-	r, ok := b.(*retrier)
-	if !ok {
-		return b
+	unsure := new(atomic.Bool)
+	unsure.Store(true)
+	switch b := b.(type) {
+	case *retrier:
+		return &retrier{b: b.b, p: b.p, unsure: unsure}
+	case *Mirrored:
+		return b.cautious()
 	}
-	c := &retrier{b: r.b, p: r.p}
-	c.unsure.Store(true)
-	return c
+	return b
 }
 
 // Later returns err, word for word, of a server that asked for this pause before
@@ -99,7 +105,7 @@ func (l *later) Unwrap() error { return l.error }
 type retrier struct {
 	b      Bucket
 	p      RetryPolicy
-	unsure atomic.Bool // nothing was answered yet, and one attempt has to do
+	unsure *atomic.Bool // nothing was answered yet, and one attempt has to do
 }
 
 // heard notes how an attempt ended.
