@@ -27,7 +27,7 @@ func (s *session) report() release.Report {
 		Schema: release.SchemaVersion, Project: s.Config.Project, VM: st.VM, Role: s.Config.Role, Channel: s.Config.Channel,
 		Sequence: st.Sequence, BootID: s.boot, Time: s.time().UTC(),
 		Release: st.Applied.Release, LastGood: st.Good.Release, Wanted: st.Wanted.Release,
-		LastSuccess: st.LastSuccess, NextRun: st.schedule().Next(s.time()),
+		LastSuccess: st.LastSuccess, NextRun: s.nextPoll(),
 		Heartbeat: release.Duration(heartbeat + 2*st.poll()),
 		Facts:     s.facts, Run: st.Last, History: st.History,
 		Warn: s.warn, Buckets: s.bucketTroubles(),
@@ -49,6 +49,14 @@ func (s *session) report() release.Report {
 	}
 	r.Reason = cut(oneLine(strings.Join(reasons, "; "), release.MaxReasonBytes), release.MaxReasonBytes)
 	return r
+}
+
+// nextPoll is about when the schedule starts the agent next.
+func (s *session) nextPoll() time.Time {
+	if s.facts.Init == ScheduleSystemd {
+		return s.state.schedule().Next(s.time())
+	}
+	return s.state.schedule().nextByCron(s.time()).UTC()
 }
 
 // verdict is the VM's state and the sentences that explain it.

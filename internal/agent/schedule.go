@@ -10,7 +10,7 @@ import (
 // whenever the VMs were started.
 type Schedule struct {
 	Every time.Duration // whole minutes that divide an hour, or whole hours that divide a day
-	Phase time.Duration // of the first poll after midnight UTC, less than Every, in whole seconds
+	Phase time.Duration // of the first poll after midnight (UTC; with cron, local), less than Every, in whole seconds
 	Boot  time.Duration // from a boot to the poll that it causes, in whole seconds
 }
 
@@ -37,6 +37,22 @@ func (s Schedule) Next(t time.Time) time.Time {
 		n = n.Add(s.Every)
 	}
 	return n
+}
+
+// nextByCron is Next for a cron, for which the day is the one of the clock on
+// the wall, in the location of t. In the hour in which that clock is changed it
+// may be a period late.
+func (s Schedule) nextByCron(t time.Time) time.Time {
+	y, m, d := t.Date()
+	hour, minute, second := t.Clock()
+	for wall := time.Date(y, m, d, hour, minute, second, t.Nanosecond(), time.UTC); ; {
+		wall = s.Next(wall)
+		y, m, d = wall.Date()
+		hour, minute, second = wall.Clock()
+		if n := time.Date(y, m, d, hour, minute, second, 0, t.Location()); n.After(t) {
+			return n
+		}
+	}
 }
 
 // regular is the longest period that is no longer than poll and divides an

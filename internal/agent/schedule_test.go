@@ -7,8 +7,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+	_ "time/tzdata"
 
 	"github.com/bootwell/bootwell/internal/needs"
+	"github.com/bootwell/bootwell/internal/release"
 )
 
 func TestSchedule_Words(t *testing.T) {
@@ -72,6 +74,81 @@ func TestSchedule_Next(t *testing.T) {
 	}
 	if s != ScheduleOf(5*time.Minute, "i-0abc") {
 		t.Error("another schedule the second time")
+	}
+}
+
+// inField reports whether the field of a crontab (*, n or n-m/step) has v.
+func inField(t *testing.T, field string, v int) bool {
+	t.Helper()
+	from, to, step := 0, 59, 1
+	if field != "*" {
+		if n, _ := fmt.Sscanf(field, "%d-%d/%d", &from, &to, &step); n == 1 {
+			to = from
+		} else if n != 3 {
+			t.Fatalf("crontab(5) has no field %q here", field)
+		}
+	}
+	return v >= from && v <= to && (v-from)%step == 0
+}
+
+// cronStarts is when a cron whose clock is that of after starts the agent next.
+func cronStarts(t *testing.T, s Schedule, after time.Time) time.Time {
+	t.Helper()
+	spec, sleep := s.crontab()
+	fields := strings.Fields(spec)
+	for at := after.Truncate(time.Minute); ; at = at.Add(time.Minute) {
+		if n := at.Add(time.Duration(sleep) * time.Second); inField(t, fields[0], at.Minute()) && inField(t, fields[1], at.Hour()) && n.After(after) {
+			return n
+		}
+	}
+}
+
+func TestSchedule_NextByCron(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, zone := range []*time.Location{time.UTC, time.FixedZone("", 19800), time.FixedZone("", -8*3600), time.FixedZone("", 13*3600), berlin} {
+		for _, poll := range []time.Duration{time.Minute, 20 * time.Minute, time.Hour, 2 * time.Hour, 6 * time.Hour, 24 * time.Hour} {
+			s := ScheduleOf(poll, "i-0abc")
+			at := time.Date(2027, 3, 1, 23, 58, 59, 7, time.UTC).In(zone)
+			for range 7 {
+				n := s.nextByCron(at)
+				if want := cronStarts(t, s, at); !n.Equal(want) {
+					t.Errorf("one poll in %v: after %v comes %v, cron says %v", poll, at, n, want)
+				}
+				at = n.Add(time.Minute / 2)
+			}
+			// On the days on which the clock is changed it is never in the past.
+			for _, day := range []time.Time{time.Date(2027, 3, 28, 0, 0, 0, 0, time.UTC), time.Date(2027, 10, 31, 0, 0, 0, 0, time.UTC)} {
+				for i := range 24 * 6 {
+					at := day.Add(time.Duration(i) * 10 * time.Minute).In(zone)
+					if d := s.nextByCron(at).Sub(at); d <= 0 || d > 2*s.Every+time.Hour {
+						t.Errorf("one poll in %v: %v after %v", poll, d, at)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestNextRun_IsWhenTheScheduleStartsTheAgent has a VM whose clock is not UTC.
+func TestNextRun_IsWhenTheScheduleStartsTheAgent(t *testing.T) {
+	for _, schedule := range []string{ScheduleSystemd, ScheduleCron} {
+		w := newWorld(t)
+		w.now = w.now.In(time.FixedZone("", 19800))
+		seldom := role(w.put("a", "one"))
+		seldom.Schedule.Poll = release.Duration(6 * time.Hour)
+		w.publish(seldom)
+		times := ScheduleOf(6*time.Hour, "i-0abc")
+		want := cronStarts(t, times, w.now)
+		if schedule == ScheduleSystemd {
+			w.write(w.vm("run/systemd/system/.keep"), "")
+			want = times.Next(w.now)
+		}
+		if r := w.good(); !r.NextRun.Equal(want) || !w.reported().NextRun.Equal(want) {
+			t.Errorf("%s: next run %v, want %v", schedule, r.NextRun, want.UTC())
+		}
 	}
 }
 
