@@ -152,10 +152,19 @@ func (a *Agent) setUpSystemd(times Schedule, running bool, in *Installation) err
 }
 
 func (a *Agent) startTimer(ctx context.Context) error {
-	for _, args := range [][]string{{"daemon-reload"}, {"start", "--no-block", "bootwell.timer"}} {
-		if _, err := a.command(ctx, "systemctl", args...); err != nil {
-			return fmt.Errorf("install: systemctl %s: %w", strings.Join(args, " "), err)
-		}
+	if err := a.reload(ctx, "start"); err != nil {
+		return fmt.Errorf("install: %w", err)
+	}
+	return nil
+}
+
+// reload makes systemd read its units anew and then start, or whatever verb
+// says, the timer. One process does both, which goes on when the agent is
+// killed or its terminal goes away meanwhile.
+func (a *Agent) reload(ctx context.Context, verb string) error {
+	script := "trap '' HUP INT PIPE; systemctl daemon-reload && exec systemctl " + verb + " --no-block bootwell.timer"
+	if _, err := a.command(ctx, "sh", "-c", script); err != nil {
+		return fmt.Errorf("%s bootwell.timer: %w", verb, err)
 	}
 	return nil
 }
@@ -279,9 +288,7 @@ func (s *session) followSchedule(ctx context.Context) {
 		}
 		err = replaceFile(f.name, []byte(f.text), 0o644)
 		if err == nil && f.name == s.Paths.Timer() && s.facts.Init == ScheduleSystemd {
-			if _, err = s.command(ctx, "systemctl", "daemon-reload"); err == nil {
-				_, err = s.command(ctx, "systemctl", "try-restart", "--no-block", "bootwell.timer")
-			}
+			err = s.reload(ctx, "try-restart")
 		}
 		s.scheduleTrouble(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -50,7 +51,7 @@ func TestInstall_Systemd(t *testing.T) {
 	}
 	golden(t, "bootwell.service", w.text("etc/systemd/system/bootwell.service"))
 	golden(t, "bootwell.timer", w.text("etc/systemd/system/bootwell.timer"))
-	if got, want := strings.Join(w.calls, "\n"), "systemctl daemon-reload\nsystemctl start --no-block bootwell.timer"; got != want {
+	if got, want := strings.Join(w.calls, "\n"), "sh -c trap '' HUP INT PIPE; systemctl daemon-reload && exec systemctl start --no-block bootwell.timer"; got != want {
 		t.Errorf("asked the system for\n%s\nwant\n%s", got, want)
 	}
 	if i, err := os.Stat(w.agent.Paths.Binary()); err != nil || i.Mode().Perm() != 0o755 {
@@ -140,7 +141,7 @@ func TestSchedule_FollowsTheRelease(t *testing.T) {
 	if text := w.text("etc/systemd/system/bootwell.timer"); times.Every != 20*time.Minute || !strings.Contains(text, "\nOnCalendar="+times.calendar()+"\n") {
 		t.Errorf("timer\n%s", text)
 	}
-	if len(w.calls) != 2 {
+	if len(w.calls) != 1 || !strings.HasSuffix(w.calls[0], "systemctl try-restart --no-block bootwell.timer") {
 		t.Errorf("asked for %v", w.calls)
 	}
 	w.calls = nil
@@ -193,9 +194,7 @@ func TestInstall_RunsBesideSystemd(t *testing.T) {
 	w := newWorld(t)
 	w.publish(role(w.put("a", "one")))
 	w.write(w.vm("run/systemd/system/.keep"), "")
-	var asked []string
 	w.agent.Command = func(ctx context.Context, name string, args ...string) ([]byte, error) {
-		asked = append(asked, args[0])
 		for !exists(w.vm("a")) {
 			select {
 			case <-t.Context().Done():
@@ -203,17 +202,63 @@ func TestInstall_RunsBesideSystemd(t *testing.T) {
 			case <-time.After(time.Millisecond):
 			}
 		}
-		if args[0] == "start" {
-			return nil, errors.New("no such unit")
-		}
-		return nil, nil
+		return nil, errors.New("no such unit")
 	}
 	_, r, err := w.install()
-	if err == nil || !strings.Contains(err.Error(), "systemctl start") || strings.Join(asked, " ") != "daemon-reload start" {
-		t.Errorf("a timer that does not start is hidden: %v; asked for %v", err, asked)
+	if err == nil || !strings.Contains(err.Error(), "start bootwell.timer: no such unit") {
+		t.Errorf("a timer that does not start is hidden: %v", err)
 	}
 	w.is(r, release.StateChanged, "r1")
 	if to, err := os.Readlink(w.agent.timerLink()); err != nil || to != "../bootwell.timer" {
 		t.Errorf("the next boot has no timer: %v %s", err, to)
 	}
+}
+
+// TestInstall_KilledWhileSystemdReadsItsUnits has a systemctl that takes its
+// time, and looks whether the timer is started nevertheless.
+func TestInstall_KilledWhileSystemdReadsItsUnits(t *testing.T) {
+	for name, kill := range map[string]func(pid int) error{
+		"killed":      func(pid int) error { return syscall.Kill(pid, syscall.SIGKILL) },
+		"no terminal": func(pid int) error { return syscall.Kill(-pid, syscall.SIGHUP) },
+		"interrupted": func(pid int) error { return syscall.Kill(-pid, syscall.SIGINT) },
+	} {
+		t.Run(name, func(t *testing.T) { testKilledInstall(t, kill) })
+	}
+}
+
+func testKilledInstall(t *testing.T, kill func(pid int) error) {
+	w := newFileWorld(t)
+	w.publish(role(w.put("a", "one")))
+	w.write(w.vm("run/systemd/system/.keep"), "")
+	w.write(w.path("agent"), "#!/bin/true\n")
+	w.write(w.path("bin/systemctl"), `#!/bin/sh
+cd "${0%/*}"
+echo "$*" >>asked
+[ "$1" != daemon-reload ] || while ! [ -e go ]; do sleep 0.01; done
+`)
+	if err := os.Chmod(w.path("bin/systemctl"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := w.process(victim{Install: w.path("agent")})
+	c.Env = append(c.Env, "PATH="+w.path("bin")+":"+os.Getenv("PATH"))
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	asked := func(want string) {
+		for end := time.Now().Add(time.Minute); !strings.Contains(w.text("../bin/asked"), want); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("systemctl was not asked for %q, but for %q", want, w.text("../bin/asked"))
+			}
+		}
+	}
+	asked("daemon-reload\n")
+	if err := kill(c.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err == nil {
+		t.Fatal("the agent was not killed")
+	}
+	w.write(w.path("bin/go"), "")
+	asked("start --no-block bootwell.timer\n")
 }

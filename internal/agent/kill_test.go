@@ -20,11 +20,12 @@ import (
 // A victim is what a child process needs to be the agent of a world, and
 // where it is to be killed.
 type victim struct {
-	Dir    string
-	Anchor release.Digest
-	Now    time.Time
-	Point  string // first time it is reached there
-	Trace  string // file that gets a line for each point
+	Dir     string
+	Anchor  release.Digest
+	Now     time.Time
+	Point   string // first time it is reached there
+	Trace   string // file that gets a line for each point
+	Install string // agent to install; "": a run
 }
 
 const victimEnv = "BOOTWELL_AGENT_TEST_VICTIM"
@@ -59,7 +60,15 @@ func beVictim(text string) int {
 			select {}
 		}
 	}
-	if _, err := w.agent.Run(context.Background(), Options{}); err != nil {
+	if v.Install != "" {
+		w.agent.Command = func(ctx context.Context, name string, args ...string) ([]byte, error) {
+			return exec.CommandContext(ctx, name, args...).CombinedOutput()
+		}
+		_, _, err = w.agent.Install(context.Background(), InstallOptions{Executable: v.Install})
+	} else {
+		_, err = w.agent.Run(context.Background(), Options{})
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -70,14 +79,7 @@ func beVictim(text string) int {
 // returns the points it passed.
 func (w *world) victim(point string) (points []string, killed bool) {
 	w.t.Helper()
-	v := victim{Dir: w.dir, Anchor: w.anchor, Now: w.now, Point: point, Trace: w.path("trace")}
-	_ = os.Remove(v.Trace)
-	text, err := json.Marshal(v)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	c := exec.Command(os.Args[0])
-	c.Env = append(os.Environ(), victimEnv+"="+string(text))
+	c := w.process(victim{Point: point})
 	out, err := c.CombinedOutput()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
@@ -86,8 +88,22 @@ func (w *world) victim(point string) (points []string, killed bool) {
 			w.t.Fatalf("the child did not start: %s", out)
 		}
 	}
-	b, _ := os.ReadFile(v.Trace)
+	b, _ := os.ReadFile(w.path("trace"))
 	return strings.Fields(string(b)), killed
+}
+
+// process returns the agent in a process of its own, not started yet.
+func (w *world) process(v victim) *exec.Cmd {
+	w.t.Helper()
+	v.Dir, v.Anchor, v.Now, v.Trace = w.dir, w.anchor, w.now, w.path("trace")
+	_ = os.Remove(v.Trace)
+	text, err := json.Marshal(v)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	c := exec.Command(os.Args[0])
+	c.Env = append(os.Environ(), victimEnv+"="+string(text))
+	return c
 }
 
 // clone copies the world's folder, so that many deaths start from one life.
