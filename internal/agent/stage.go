@@ -27,7 +27,8 @@ type target struct {
 // look brings Wanted up to date: one conditional GET, and more only when
 // something changed. What stands in the way becomes the session's problem.
 func (s *session) look(ctx context.Context) {
-	defer s.phase("poll", time.Now())
+	s.part, s.since = "poll", time.Now()
+	defer func() { s.phase(s.part, s.since) }()
 	err := store.ReadAny(ctx, s.Bucket, func() error { return s.readChannel(ctx) })
 	s.noteAway(err)
 	if err != nil {
@@ -48,7 +49,7 @@ func (s *session) readChannel(ctx context.Context) error {
 		return nil
 	}
 	if changed {
-		s.view, err = s.trust.Refresh(ctx)
+		s.view, err = s.trust.RefreshWhile(ctx, s.ahead(ctx))
 	} else {
 		s.view, err = s.trust.Last()
 	}
@@ -94,6 +95,24 @@ func (s *session) trouble(err error) {
 // acquire makes the release r whole on the disk: from what is there, else
 // from the bucket.
 func (s *session) acquire(ctx context.Context, r ref) (*target, error) {
+	t, err := s.prepare(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.accept(t); err != nil {
+		return nil, err
+	}
+	s.at("Staged")
+	return t, nil
+}
+
+// prepare is acquire up to where it takes effect: nothing that it leaves on the
+// disk counts for anything until a verified view names it.
+func (s *session) prepare(ctx context.Context, r ref) (*target, error) {
+	if e := s.early; e != nil && e.ref == r && e.view == s.view {
+		s.early = nil
+		return e.target, e.err
+	}
 	var m *release.Manifest
 	err := store.ReadAny(ctx, s.Bucket, func() (err error) {
 		m, err = s.manifest(ctx, r)
@@ -112,11 +131,7 @@ func (s *session) acquire(ctx context.Context, r ref) (*target, error) {
 	}
 	s.at("Verified")
 	t := &target{ref: r, manifest: m, role: role, dir: s.Paths.Tree(r.Manifest)}
-	if err := s.stage(ctx, t); err != nil {
-		return nil, err
-	}
-	s.at("Staged")
-	return t, nil
+	return t, s.stage(ctx, t)
 }
 
 // manifest returns the manifest of r from the disk or the bucket.

@@ -21,10 +21,7 @@ func (s *session) stage(ctx context.Context, t *target) error {
 	st := store.Staged{Dir: t.dir, Manifest: t.manifest}
 	if isDir(t.dir) {
 		err := store.VerifyStaged(ctx, st, s.Config.Role)
-		if err == nil {
-			return s.accept(t)
-		}
-		if ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil {
 			return err
 		}
 		s.note("the tree of %s is not whole and is repaired: %s", t.Release, err)
@@ -41,7 +38,7 @@ func (s *session) stage(ctx context.Context, t *target) error {
 	if err != nil {
 		return fmt.Errorf("stage %s: %w", t.Release, diskError(err))
 	}
-	return s.accept(t)
+	return nil
 }
 
 func (s *session) fetch(ctx context.Context, t *target, spare string) error {

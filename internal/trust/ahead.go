@@ -5,12 +5,43 @@ import (
 	"encoding/json"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 )
 
-// askAhead asks for what the updater begins with, side by side. A machine that
-// holds nothing needs the first root before anything else counts.
+// An ahead is what was asked for ahead of the updater, side by side, on the
+// strength of a state that need not be verified: it decides only what to ask.
+type ahead struct {
+	of      files                  // the state
+	carried chan map[string][]byte // gets what the bundle holds; nil: not asked for
+	root    chan *answer           // gets the answer for the next root; nil: not asked for
+}
+
+// headStart is what the bundle is asked for before the next root is: the bundle
+// gets the connection that is open, and the root, which is waited for last,
+// another.
+const headStart = time.Millisecond
+
+// askAheadOf asks for what a state leads to: the bundle of the timestamp.json
+// that the bucket has, and the next root unless its answer is here.
+func (u *update) askAheadOf(local files, timestamp *answer) *ahead {
+	a := &ahead{of: local}
+	wait := time.Duration(0)
+	if timestamp.err == nil && !bytes.Equal(timestamp.data, local[timestampFile]) {
+		a.carried = make(chan map[string][]byte, 1)
+		go func() { a.carried <- u.bundle(local[timestampFile], timestamp.data, dictionary(local)) }()
+		wait = headStart
+	}
+	if next := rootFile(local.roots() + 1); u.early[next] == nil {
+		a.root = make(chan *answer, 1)
+		time.AfterFunc(wait, func() { a.root <- u.ask(next, maxRootBytes) })
+	}
+	return a
+}
+
+// askAhead asks for what the updater begins with. A machine that holds nothing
+// needs the first root before anything else counts.
 func (u *update) askAhead() {
 	if u.local.roots() == 0 {
 		u.askFor(timestampFile, rootFile(1))
@@ -21,21 +52,19 @@ func (u *update) askAhead() {
 	} else {
 		u.early[timestampFile] = u.polled
 	}
-	u.askAheadOfState()
+	u.awaitBundle()
 }
 
-// askAheadOfState asks for what else the state at hand leads to: the next root,
-// and the bundle of the timestamp.json that the bucket has.
-func (u *update) askAheadOfState() {
-	var wg sync.WaitGroup
-	if a := u.early[timestampFile]; a.err == nil && !bytes.Equal(a.data, u.local[timestampFile]) {
-		wg.Go(func() { u.carried = u.bundle(a.data) })
+// awaitBundle waits for the bundle that the state at hand leads to.
+func (u *update) awaitBundle() {
+	a := u.sent
+	if u.sent = nil; a == nil || !a.of.equal(u.local) {
+		a = u.askAheadOf(u.local, u.early[timestampFile])
 	}
-	if next := u.nextRoot(); u.early[next] == nil {
-		u.root = make(chan *answer, 1)
-		go func() { u.root <- u.ask(next, maxRootBytes) }()
+	if a.carried != nil {
+		u.carried = <-a.carried
 	}
-	wg.Wait()
+	u.root = a.root
 }
 
 // awaited reports whether the answer for the next root, called name, is still
@@ -73,12 +102,11 @@ func (u *update) askFor(names ...string) {
 }
 
 // bundle returns what the bundle of the state of timestamp holds, in the form
-// for the state at hand if this is the one before, else in the form for all.
-// Without a bundle that can be read there is nothing in it.
-func (u *update) bundle(timestamp []byte) map[string][]byte {
-	have := u.local[timestampFile]
+// for the state of have if this is the one before, which is dict, else in the
+// form for all. Without a bundle that can be read there is nothing in it.
+func (u *update) bundle(have, timestamp, dict []byte) map[string][]byte {
 	if have != nil && versionIn(timestamp) == versionIn(have)+1 {
-		if objects := u.readBundle(nextBundleKey(have, timestamp), dictionary(u.local)); objects != nil {
+		if objects := u.readBundle(nextBundleKey(have, timestamp), dict); objects != nil {
 			return objects
 		}
 	}

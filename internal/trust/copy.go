@@ -17,7 +17,7 @@ const copyTTL = 30 * time.Second
 
 // Present is [Client.Refresh] that also accepts metadata that have expired. It
 // is for looking at a bucket that lags behind, not for applying what it says.
-func (c *Client) Present(ctx context.Context) (*View, error) { return c.refresh(ctx, true) }
+func (c *Client) Present(ctx context.Context) (*View, error) { return c.refresh(ctx, true, nil) }
 
 // Holds reports whether the bucket has the root of c's project. It has another
 // project's, or a forgery, if the error is ErrUntrusted.

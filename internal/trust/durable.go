@@ -103,6 +103,15 @@ func (d *durable) load() *state {
 	return st
 }
 
+// named returns the files of the generation that cur names, as they lie there.
+func (d *durable) named() files {
+	cur, ok := d.current()
+	if !ok || !slices.Contains(generations(), cur.Generation) {
+		return nil
+	}
+	return d.read(cur.Generation)
+}
+
 func (d *durable) verified(gen string) (*set, error) {
 	f := d.read(gen)
 	if d.known != nil && d.known.files.equal(f) {

@@ -73,13 +73,18 @@ type update struct {
 	ctx    context.Context // go-tuf's Fetcher knows no context
 	client *Client
 	ref    time.Time
+	floors []floor
 	local  files   // verified before
 	etag   string  // of local's timestamp.json; afterwards of the one that was verified
 	polled *answer // timestamp.json as it was found a moment ago; nil: not asked for
 
+	sent    *ahead             // asked for before local was verified; nil: nothing was
 	early   map[string]*answer // what was asked for ahead, by name
 	root    chan *answer       // for the next root, asked for ahead; nil: no such answer is awaited
 	carried map[string][]byte  // objects of a bundle, by key
+
+	meanwhile func(*View) // of [Client.Refresh]; may be nil
+	shown     *View       // what it was called with
 
 	fetched   files  // in this pass, by name without version, but for roots
 	timestamp []byte // as fetched in this run
@@ -127,12 +132,16 @@ func (u *update) workflow(ahead bool) (*set, error) {
 		}
 		u.local = files{rootFile(1): b}
 		if ahead {
-			u.askAheadOfState()
+			u.awaitBundle()
 		}
 	}
-	// Most often there is no other root. Metadata are verified as if it were so
-	// while the bucket is asked, and once more if it has one.
+	// Most often there is no other root. Metadata are verified, and what they
+	// name is got ready, as if it were so while the bucket is asked; they are
+	// verified once more if it has one.
 	s, err := u.pass(u.local)
+	if err == nil && u.root != nil && bytes.Equal(s.files[timestampFile], u.timestamp) {
+		u.show(s)
+	}
 	if u.settle() {
 		s, err = u.pass(u.local)
 	}
@@ -145,6 +154,26 @@ func (u *update) workflow(ahead bool) (*set, error) {
 	local := maps.Clone(u.local)
 	delete(local, timestampFile)
 	return u.pass(local)
+}
+
+// show lets the caller begin with what s names. s counts if the answer that is
+// still awaited is that there is no other root.
+func (u *update) show(s *set) {
+	if u.meanwhile == nil || checkFloors(u.floors, s) != nil {
+		return
+	}
+	u.shown = u.view(s)
+	u.meanwhile(u.shown)
+}
+
+// view is the view of s, with what came along.
+func (u *update) view(s *set) *View {
+	if u.shown != nil && u.shown.set == s {
+		return u.shown
+	}
+	v := u.client.view(s, u.etag)
+	v.carry(u.carried)
+	return v
 }
 
 // pass runs the updater once on top of local. What it has verified is the

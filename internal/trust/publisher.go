@@ -101,7 +101,7 @@ func (p *Publisher) Commit(ctx context.Context, base *View, c Change) (*View, er
 // renewed only in the second half of their life, since each VM must follow
 // every root there ever was.
 func (p *Publisher) Resign(ctx context.Context) (*View, error) {
-	base, err := p.settled(ctx, func() (*View, error) { return p.Client.refresh(ctx, true) })
+	base, err := p.settled(ctx, func() (*View, error) { return p.Client.refresh(ctx, true, nil) })
 	if err != nil {
 		return nil, fmt.Errorf("resign: %w", err)
 	}

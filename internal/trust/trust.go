@@ -97,28 +97,40 @@ func (c *Client) Poll(ctx context.Context) (changed bool, err error) {
 // ErrRollback, ErrExpired), the error says so and [Client.Last] still has the
 // view from before. A bucket without a project is ErrNotInit; signed metadata
 // that the bucket has lost is bucket.ErrNotExist.
-func (c *Client) Refresh(ctx context.Context) (*View, error) { return c.refresh(ctx, false) }
+func (c *Client) Refresh(ctx context.Context) (*View, error) { return c.refresh(ctx, false, nil) }
+
+// RefreshWhile is Refresh that calls meanwhile, unless that is nil, when all is
+// verified but for the answer whether there is another root, which is on its
+// way. Nothing may take effect that meanwhile does with its view: it may fetch
+// what the view names, and should take no longer than needed. If the view
+// holds, RefreshWhile returns the same one.
+func (c *Client) RefreshWhile(ctx context.Context, meanwhile func(*View)) (*View, error) {
+	return c.refresh(ctx, false, meanwhile)
+}
 
 // refresh is Refresh; with lax it accepts expired metadata, so that they can
 // be signed again, and learns nothing about the time from them.
-func (c *Client) refresh(ctx context.Context, lax bool) (*View, error) {
+func (c *Client) refresh(ctx context.Context, lax bool, meanwhile func(*View)) (*View, error) {
 	unlock, err := c.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	d := c.durable()
+	u := &update{ctx: ctx, client: c, local: files{}, meanwhile: meanwhile, early: map[string]*answer{}}
+	if u.polled, c.polled = c.polled, nil; u.polled != nil {
+		if f := d.named(); f.roots() > 0 {
+			u.sent = u.askAheadOf(f, u.polled)
+		}
+	}
 	st := d.load()
 	ref := c.reference(st.floors)
 	if lax {
 		ref = time.Time{}
 	}
-	u := &update{ctx: ctx, client: c, ref: ref, local: files{}}
+	u.ref, u.floors = ref, st.floors
 	if st.set != nil {
 		u.local, u.etag = st.set.files, st.etag
-	}
-	if c.polled != nil {
-		u.polled, c.polled = c.polled, nil
 	}
 	s, err := u.run()
 	if err != nil {
@@ -131,9 +143,7 @@ func (c *Client) refresh(ctx context.Context, lax bool) (*View, error) {
 		return nil, fmt.Errorf("refresh: keep what was verified: %w", err)
 	}
 	c.known = s
-	v := c.view(s, u.etag)
-	v.carry(u.carried)
-	return v, nil
+	return u.view(s), nil
 }
 
 // Last returns the view that was verified last, without network and even if
