@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/buckettest"
 )
 
 // TestAnswers has the answers that the server of the other tests never gives,
@@ -390,19 +391,6 @@ func TestPut_ReadsNothingAfterItsReturn(t *testing.T) {
 	<-late.done
 }
 
-// TestRetryAfter has a server that asks for more time than a caller gives it, and
-// one that asks for none.
 func TestRetryAfter(t *testing.T) {
-	for after, want := range map[string]int64{"3600": 1, "0": 2, "soon": 2, "": 2} {
-		var asked atomic.Int64
-		b := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-			asked.Add(1)
-			w.Header().Set("Retry-After", after)
-			w.WriteHeader(http.StatusServiceUnavailable)
-		})
-		patient := bucket.Retry(b, bucket.RetryPolicy{Tries: 2, Pause: time.Millisecond, Limit: time.Millisecond})
-		if _, _, err := patient.Get(t.Context(), "k", bucket.GetOptions{}); !errors.Is(err, bucket.ErrUnavailable) || asked.Load() != want {
-			t.Errorf("Retry-After %q: %d requests, want %d: %v", after, asked.Load(), want, err)
-		}
-	}
+	buckettest.TestRetryAfter(t, func(h http.HandlerFunc) bucket.Bucket { return serve(t, h) })
 }

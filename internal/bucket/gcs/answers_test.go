@@ -11,11 +11,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/buckettest"
 )
 
 func against(t *testing.T, h http.HandlerFunc) *Bucket {
@@ -352,19 +352,6 @@ func (f fixed) RoundTrip(req *http.Request) (*http.Response, error) {
 		Body: io.NopCloser(bytes.NewReader(f)), ContentLength: int64(len(f))}, nil
 }
 
-// TestRetryAfter has a server that asks for more time than a caller gives it, and
-// one that asks for none.
 func TestRetryAfter(t *testing.T) {
-	for after, want := range map[string]int64{"3600": 1, "0": 2, "soon": 2, "": 2} {
-		var asked atomic.Int64
-		b := against(t, func(w http.ResponseWriter, _ *http.Request) {
-			asked.Add(1)
-			w.Header().Set("Retry-After", after)
-			w.WriteHeader(http.StatusServiceUnavailable)
-		})
-		patient := bucket.Retry(b, bucket.RetryPolicy{Tries: 2, Pause: time.Millisecond, Limit: time.Millisecond})
-		if _, _, err := patient.Get(t.Context(), "k", bucket.GetOptions{}); !errors.Is(err, bucket.ErrUnavailable) || asked.Load() != want {
-			t.Errorf("Retry-After %q: %d requests, want %d: %v", after, asked.Load(), want, err)
-		}
-	}
+	buckettest.TestRetryAfter(t, func(h http.HandlerFunc) bucket.Bucket { return against(t, h) })
 }

@@ -11,11 +11,11 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/buckettest"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
@@ -434,20 +434,10 @@ func FuzzVendorData(f *testing.F) {
 	})
 }
 
-// TestRetryAfter has a server that asks for more time than a caller gives it, and
-// one that asks for none.
 func TestRetryAfter(t *testing.T) {
-	for after, want := range map[string]int64{"3600": 1, "0": 2, "soon": 2, "": 2} {
-		var asked atomic.Int64
-		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			asked.Add(1)
-			w.Header().Set("Retry-After", after)
-			w.WriteHeader(http.StatusServiceUnavailable)
-		}))
-		defer srv.Close()
-		patient := bucket.Retry(withToken(t, srv.URL), bucket.RetryPolicy{Tries: 2, Pause: time.Millisecond, Limit: time.Millisecond})
-		if _, _, err := patient.Get(t.Context(), "k", bucket.GetOptions{}); !errors.Is(err, bucket.ErrUnavailable) || asked.Load() != want {
-			t.Errorf("Retry-After %q: %d requests, want %d: %v", after, asked.Load(), want, err)
-		}
-	}
+	buckettest.TestRetryAfter(t, func(h http.HandlerFunc) bucket.Bucket {
+		srv := httptest.NewServer(h)
+		t.Cleanup(srv.Close)
+		return withToken(t, srv.URL)
+	})
 }

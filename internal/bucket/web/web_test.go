@@ -15,7 +15,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -365,19 +364,6 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// TestRetryAfter has a server that asks for more time than a caller gives it, and
-// one that asks for none.
 func TestRetryAfter(t *testing.T) {
-	for after, want := range map[string]int64{"3600": 1, "0": 2, "soon": 2, "": 2} {
-		var asked atomic.Int64
-		b := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-			asked.Add(1)
-			w.Header().Set("Retry-After", after)
-			w.WriteHeader(http.StatusServiceUnavailable)
-		})
-		patient := bucket.Retry(b, bucket.RetryPolicy{Tries: 2, Pause: time.Millisecond, Limit: time.Millisecond})
-		if _, _, err := patient.Get(t.Context(), "k", bucket.GetOptions{}); !errors.Is(err, bucket.ErrUnavailable) || asked.Load() != want {
-			t.Errorf("Retry-After %q: %d requests, want %d: %v", after, asked.Load(), want, err)
-		}
-	}
+	buckettest.TestRetryAfter(t, func(h http.HandlerFunc) bucket.Bucket { return serve(t, h) })
 }
