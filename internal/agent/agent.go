@@ -185,8 +185,8 @@ type session struct {
 	view    *trust.View
 	early   *early // got ready while metadata were awaited; nil: nothing
 	times   *timeline
-	part    string    // of look that is under way
-	since   time.Time // when that began
+	part    string       // of look that is under way
+	since   time.Time    // when that began
 	ended   *release.Run // the last run of this call that has a result
 
 	problem error // why the bucket's word could not be had or used
