@@ -39,8 +39,16 @@ func run(results, costs, to string) error {
 	return os.WriteFile(to, page(docs, string(byHand)), 0o644)
 }
 
-// order is that of the sections; what is not named comes after.
-var order = []string{"peers", "boot", "fleet", "status", "releases", "micro"}
+// programs are those that leave results, in the order of the sections; what
+// is not named comes after.
+var programs = []string{"peers", "boot", "fleet", "status", "releases"}
+
+// missing are the programs that left nothing.
+func missing(docs []*result.Document) []string {
+	return slices.DeleteFunc(slices.Clone(programs), func(name string) bool {
+		return slices.ContainsFunc(docs, func(d *result.Document) bool { return d.Name == name })
+	})
+}
 
 func read(dir string) ([]*result.Document, error) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
@@ -63,10 +71,10 @@ func read(dir string) ([]*result.Document, error) {
 		return nil, fmt.Errorf("no results in %s: run make bench", dir)
 	}
 	place := func(d *result.Document) int {
-		if i := slices.Index(order, d.Name); i >= 0 {
+		if i := slices.Index(programs, d.Name); i >= 0 {
 			return i
 		}
-		return len(order)
+		return len(programs)
 	}
 	slices.SortStableFunc(docs, func(a, b *result.Document) int { return place(a) - place(b) })
 	return docs, nil
@@ -116,10 +124,18 @@ func targets(w *bytes.Buffer, docs []*result.Document) {
 			rows = append(rows, []string{t.Text, t.Want, t.Got, verdict})
 		}
 	}
-	if all == 0 {
+	lacking := missing(docs)
+	for _, name := range lacking {
+		rows = append(rows, []string{"all that bench/" + name + " measures", "", "not measured", "**no results**"})
+	}
+	if len(rows) == 0 {
 		return
 	}
-	fmt.Fprintf(w, "## Targets\n\n%d of %d are met.\n\n", met, all)
+	fmt.Fprintf(w, "## Targets\n\n%d of %d are met.", met, all)
+	if len(lacking) > 0 {
+		fmt.Fprintf(w, " There are no results of %s, whose targets are not counted.", strings.Join(lacking, ", "))
+	}
+	fmt.Fprint(w, "\n\n")
 	table(w, []string{"what", "wanted", "measured", ""}, rows)
 }
 
@@ -152,6 +168,9 @@ func again(w *bytes.Buffer, docs []*result.Document) {
 		if d.Command != "" && !strings.HasPrefix(d.Command, "make bench") {
 			fmt.Fprintln(w, d.Command)
 		}
+	}
+	for _, name := range missing(docs) {
+		fmt.Fprintf(w, "go run ./bench/%s -json bench/results/%s.json # no results yet\n", name, name)
 	}
 	fmt.Fprint(w, "go run ./bench/report     # this page from bench/results\n```\n")
 }

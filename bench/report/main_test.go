@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,8 +41,8 @@ func TestRun_WritesThePage(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := -1
-	for _, want := range []string{"# Performance", "1 of 2 are met", "**NOT met**", "By hand.", "## Beside others", "- How it is done.", "| peer | wall |\n|---|--:|\n| a\\|b | 12 ms |", "A note.",
-		"## Many VMs", "Measured 2020-01-02", "go run ./bench/fleet"} {
+	for _, want := range []string{"# Performance", "1 of 2 are met. There are no results of boot, status, releases,", "**NOT met**", "| all that bench/boot measures |  | not measured | **no results** |", "By hand.", "## Beside others", "- How it is done.", "| peer | wall |\n|---|--:|\n| a\\|b | 12 ms |", "A note.",
+		"## Many VMs", "Measured 2020-01-02", "go run ./bench/fleet", "go run ./bench/status -json bench/results/status.json"} {
 		i := strings.Index(string(text), want)
 		if i <= at {
 			t.Errorf("%q is not there, or not in order, in:\n%s", want, text)
@@ -53,5 +54,27 @@ func TestRun_WritesThePage(t *testing.T) {
 func TestRun_NothingMeasured(t *testing.T) {
 	if err := run(t.TempDir(), "", filepath.Join(t.TempDir(), "page.md")); err == nil {
 		t.Error("a page without results was written")
+	}
+}
+
+// TestPrograms_AreAllThatLeaveResults keeps the page from passing over one.
+func TestPrograms_AreAllThatLeaveResults(t *testing.T) {
+	mains, err := filepath.Glob("../*/main.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, main := range mains {
+		text, err := os.ReadFile(main)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name := filepath.Base(filepath.Dir(main)); strings.Contains(string(text), "result.New(\""+name+"\"") {
+			found = append(found, name)
+		}
+	}
+	want := slices.Sorted(slices.Values(programs))
+	if slices.Sort(found); !slices.Equal(found, want) {
+		t.Errorf("results come from %v, the page knows of %v", found, want)
 	}
 }
