@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -37,6 +38,8 @@ type publication struct {
 	out   *outbox
 	pack  packer
 	stock *stock
+
+	saving sync.WaitGroup // of what is remembered of the tree
 }
 
 // Publish packs the tree, uploads what no recent release holds, and commits
@@ -73,9 +76,11 @@ func (s *Store) Publish(ctx context.Context, p *trust.Publisher, o PublishOption
 	out, err := u.run(ctx, cache)
 	if errors.Is(err, errChanged) && len(cache.entries) > 0 {
 		s.log().Warn("the project's files are not what was remembered of them: reading them all")
+		u.saving.Wait()
 		cache.forget()
 		out, err = u.run(ctx, openTreeCache("", o.Dir))
 	}
+	defer u.saving.Wait()
 	if err != nil {
 		cancel()
 	}
@@ -162,6 +167,8 @@ func (u *publication) first(ctx context.Context, cache *treeCache) (*state, erro
 	var err error
 	if u.files, err = scan(ctx, u.o.Dir, u.o.Ignore, cache, u.s.log(), u.meter); err != nil {
 		cancel()
+	} else {
+		u.saving.Go(func() { cache.save(u.s.log()) })
 	}
 	<-looked
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"github.com/bmatcuk/doublestar/v4"
@@ -38,17 +39,26 @@ type scanner struct {
 
 	cache *treeCache
 
-	files []release.File
-	marks []mark // as walked, by index of files; of regular ones
-	sizes []int64
+	found []found
 	full  bool // the limit of files is reached
 
 	mu  sync.Mutex
 	bad map[string]string // path → what is wrong and what to do
 }
 
-// scan lists the tree in dir and hashes what cache does not know. The blobs of
-// the files it returns have no places yet. Errors wrap ErrTree.
+// A found is a file of the folder. Its size and mark are those of the moment
+// when all names were read.
+type found struct {
+	file    release.File
+	regular bool
+	size    int64
+	mark    mark // zero: what is read of it is not to be remembered
+	known   bool // its content is what the cache remembers
+}
+
+// scan lists the tree in dir and hashes what cache does not know, which is told
+// to cache for its next save. The blobs of the files it returns have no places
+// yet. Errors wrap ErrTree.
 func scan(ctx context.Context, dir string, ignore []string, cache *treeCache, log *slog.Logger, m *meter) ([]release.File, error) {
 	s := &scanner{dir: dir, log: log, meter: m, cache: cache, bad: map[string]string{}}
 	for _, p := range ignore {
@@ -62,17 +72,37 @@ func scan(ctx context.Context, dir string, ignore []string, cache *treeCache, lo
 	} else if !fi.IsDir() {
 		return nil, fmt.Errorf("scan %s: not a folder", dir)
 	}
+	for _, part := range []func(context.Context) error{s.list, s.look, s.hash, s.offences} {
+		if err := part(ctx); err != nil {
+			return nil, fmt.Errorf("scan %s: %w", dir, err)
+		}
+	}
+	files := make([]release.File, len(s.found))
+	known := make([]treeEntry, 0, len(s.found))
+	for i := range s.found {
+		f := &s.found[i]
+		files[i] = f.file
+		if f.mark != (mark{}) {
+			known = append(known, treeEntry{mark: f.mark, file: f.file, fresh: !f.known})
+		}
+	}
+	cache.next = known
+	return files, nil
+}
+
+// list finds all files, in the order of their paths, while the cache is read.
+func (s *scanner) list(ctx context.Context) error {
+	var read sync.WaitGroup
+	read.Go(s.cache.load)
+	defer read.Wait()
 	if err := s.walk(ctx, "."); err != nil {
-		return nil, fmt.Errorf("scan %s: %w", dir, err)
+		return err
 	}
-	if err := s.hash(ctx); err != nil {
-		return nil, fmt.Errorf("scan %s: %w", dir, err)
+	byPath := func(a, b found) int { return strings.Compare(a.file.Path, b.file.Path) }
+	if !slices.IsSortedFunc(s.found, byPath) { // an empty folder beside names that begin like it
+		slices.SortFunc(s.found, byPath)
 	}
-	if err := s.offences(); err != nil {
-		return nil, fmt.Errorf("scan %s: %w", dir, err)
-	}
-	slices.SortFunc(s.files, func(a, b release.File) int { return strings.Compare(a.Path, b.Path) })
-	return s.files, nil
+	return nil
 }
 
 func (s *scanner) refuse(p, why string) {
@@ -81,7 +111,7 @@ func (s *scanner) refuse(p, why string) {
 	s.bad[p] = why
 }
 
-func (s *scanner) offences() error {
+func (s *scanner) offences(context.Context) error {
 	if len(s.bad) == 0 {
 		return nil
 	}
@@ -123,7 +153,8 @@ func (s *scanner) walk(ctx context.Context, rel string) error {
 		s.refuse(rel, "cannot be read: "+cause(err)+"; change its rights or add it to ignore:")
 		return nil
 	}
-	n := len(s.files)
+	n := len(s.found)
+	slices.SortFunc(ents, pathOrder)
 	for _, e := range ents {
 		p := path.Join(rel, e.Name())
 		if !s.left(p) && !s.full {
@@ -132,10 +163,23 @@ func (s *scanner) walk(ctx context.Context, rel string) error {
 			}
 		}
 	}
-	if rel != "." && len(s.files) == n && !s.full {
+	if rel != "." && len(s.found) == n && !s.full {
 		return s.emptyDir(rel)
 	}
 	return nil
+}
+
+// pathOrder puts the entries of a folder in the order of the paths that they
+// stand for: what lies below a folder has a slash after its name.
+func pathOrder(a, b fs.DirEntry) int {
+	x, y := a.Name(), b.Name()
+	if a.IsDir() {
+		x += "/"
+	}
+	if b.IsDir() {
+		y += "/"
+	}
+	return strings.Compare(x, y)
 }
 
 func (s *scanner) emptyDir(rel string) error {
@@ -144,17 +188,17 @@ func (s *scanner) emptyDir(rel string) error {
 		s.refuse(rel, "cannot be read: "+cause(err))
 		return nil
 	}
-	s.add(release.File{Path: rel, Dir: true, Mode: uint32(fi.Mode().Perm())}, 0, mark{})
+	s.add(found{file: release.File{Path: rel, Dir: true, Mode: uint32(fi.Mode().Perm())}})
 	return nil
 }
 
-func (s *scanner) add(f release.File, size int64, m mark) {
-	if len(s.files) == release.MaxFiles {
+func (s *scanner) add(f found) {
+	if len(s.found) == release.MaxFiles {
 		s.full = true
-		s.refuse(f.Path, fmt.Sprintf("is one file too many: a release holds at most %d; add folders to ignore:", release.MaxFiles))
+		s.refuse(f.file.Path, fmt.Sprintf("is one file too many: a release holds at most %d; add folders to ignore:", release.MaxFiles))
 		return
 	}
-	s.files, s.sizes, s.marks = append(s.files, f), append(s.sizes, size), append(s.marks, m)
+	s.found = append(s.found, f)
 }
 
 func (s *scanner) entry(ctx context.Context, p string, e fs.DirEntry) error {
@@ -172,7 +216,7 @@ func (s *scanner) entry(ctx context.Context, p string, e fs.DirEntry) error {
 	case t&fs.ModeSymlink != 0:
 		s.link(p)
 	case t.IsRegular():
-		s.regular(p, e)
+		s.add(found{file: release.File{Path: p}, regular: true})
 	default:
 		s.refuse(p, "is a "+typeName(t)+": only files, folders and links can be in a release; remove it or add it to ignore:")
 	}
@@ -200,81 +244,96 @@ func (s *scanner) link(p string) {
 		s.refuse(p, cause(err)+": point it to a file of the project by a relative path, or add it to ignore:")
 		return
 	}
-	s.add(release.File{Path: p, Link: target}, 0, mark{})
+	s.add(found{file: release.File{Path: p, Link: target}})
 }
 
-func (s *scanner) regular(p string, e fs.DirEntry) {
-	fi, err := e.Info()
+// looked is how many files are looked at in one go.
+const looked = 256
+
+// look asks for size and mark of all regular files, in parallel, and the cache
+// for their content.
+func (s *scanner) look(ctx context.Context) error {
+	dir, err := os.Open(s.dir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	var next atomic.Int64
+	g, ctx := errgroup.WithContext(ctx)
+	for range min(runtime.GOMAXPROCS(0), len(s.found)/looked+1) {
+		g.Go(func() error {
+			for {
+				end := int(next.Add(looked))
+				if end-looked >= len(s.found) || ctx.Err() != nil {
+					return ctx.Err()
+				}
+				part := s.found[end-looked : min(end, len(s.found))]
+				for i := range part {
+					if part[i].regular {
+						s.regular(dir, &part[i])
+					}
+				}
+			}
+		})
+	}
+	return g.Wait()
+}
+
+func (s *scanner) regular(dir *os.File, f *found) {
+	p := f.file.Path
+	st, err := lstat(dir, p)
 	if err != nil {
 		s.refuse(p, cause(err))
 		return
 	}
-	if fi.Size() > release.MaxFileBytes {
-		s.refuse(p, fmt.Sprintf("has %d bytes, over the limit of %d: add it to ignore:", fi.Size(), int64(release.MaxFileBytes)))
+	if st.size > release.MaxFileBytes {
+		s.refuse(p, fmt.Sprintf("has %d bytes, over the limit of %d: add it to ignore:", st.size, int64(release.MaxFileBytes)))
 		return
 	}
-	if fi.Mode()&(fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky) != 0 {
+	if st.special {
 		s.log.Warn("setuid, setgid and sticky bits are not published: set them by a step", "path", p)
 	}
-	s.add(release.File{Path: p, Mode: uint32(fi.Mode().Perm())}, fi.Size(), markOf(fi))
+	f.file.Mode, f.size, f.mark = st.perm, st.size, st.mark
+	f.known = s.cache.lookup(f.mark, &f.file)
 }
 
-// hash fills in the content of all regular files, and reads those that the
-// cache does not know, in parallel.
+// hash reads the regular files whose content is not known, in parallel.
 func (s *scanner) hash(ctx context.Context) error {
-	known := make([]treeEntry, 0, len(s.files)) // by index: what is known of a file afterwards
-	var todo []int
+	var todo []*found
 	var total int64
-	for i := range s.files {
-		f := &s.files[i]
-		if f.Dir || f.Link != "" {
-			continue
+	for i := range s.found {
+		if f := &s.found[i]; f.regular && !f.known {
+			todo = append(todo, f)
+			total += f.size
 		}
-		if s.cache.lookup(s.marks[i], f) {
-			known = append(known, treeEntry{mark: s.marks[i], file: *f})
-			continue
-		}
-		todo = append(todo, i)
-		total += s.sizes[i]
 	}
 	s.meter.phase("scan", total)
 	g, ctx := errgroup.WithContext(ctx)
-	work := make(chan int, len(todo))
-	for _, i := range todo {
-		work <- i
+	work := make(chan *found, len(todo))
+	for _, f := range todo {
+		work <- f
 	}
 	close(work)
 	for range min(runtime.GOMAXPROCS(0), len(todo)) {
 		g.Go(func() error {
 			var h hasher
-			for i := range work {
+			for f := range work {
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				settled, err := s.read(&h, &s.files[i], s.marks[i], s.sizes[i])
+				settled, err := s.read(&h, &f.file, f.mark, f.size)
 				if err != nil {
-					s.refuse(s.files[i].Path, cause(err))
+					s.refuse(f.file.Path, cause(err))
 				}
 				if !settled {
-					s.marks[i] = mark{}
+					f.mark = mark{}
 				}
-				s.meter.add(s.sizes[i], 0)
+				s.meter.add(f.size, 0)
 			}
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	for _, i := range todo {
-		if s.marks[i] != (mark{}) {
-			known = append(known, treeEntry{mark: s.marks[i], file: s.files[i], fresh: true})
-		}
-	}
-	if len(s.bad) == 0 {
-		s.cache.save(known, s.log)
-	}
-	return nil
+	return g.Wait()
 }
 
 // read hashes a file that was walked with the mark m, and reports whether that

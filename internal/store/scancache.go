@@ -9,7 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
+	"sort"
 	"time"
 
 	"github.com/bootwell/bootwell/internal/release"
@@ -34,7 +34,8 @@ type treeCache struct {
 	name    string // of the file; "": nothing is kept
 	dir     string // absolute path of the project folder
 	now     func() time.Time
-	entries map[string]treeEntry
+	entries []treeEntry // in the order of their paths
+	next    []treeEntry // what the last scan found, in that order
 }
 
 type treeEntry struct {
@@ -54,7 +55,7 @@ type mark struct {
 
 const (
 	treeFile     = "tree"
-	treeVersion  = "bootwell tree 1\n" // also changes with chunkSizes and checkSecret
+	treeVersion  = "bootwell tree 2\n" // also changes with chunkSizes and checkSecret
 	maxTreeBytes = 256 << 20
 
 	// settled is how long ago a file must have been written when it is read,
@@ -62,21 +63,26 @@ const (
 	settled = 2 * time.Second
 )
 
-// openTreeCache reads the cache of the project folder dir in the folder at.
+// openTreeCache returns the cache of the project folder dir in the folder at.
 // With at "" it remembers nothing.
 func openTreeCache(at, dir string) *treeCache {
-	c := &treeCache{now: time.Now, entries: map[string]treeEntry{}}
-	abs, err := filepath.Abs(dir)
-	if at == "" || err != nil {
-		return c
+	c := &treeCache{now: time.Now}
+	if abs, err := filepath.Abs(dir); at != "" && err == nil {
+		c.name, c.dir = filepath.Join(at, treeFile), abs
 	}
-	c.name, c.dir = filepath.Join(at, treeFile), abs
+	return c
+}
+
+// load reads what is remembered.
+func (c *treeCache) load() {
+	if c.name == "" {
+		return
+	}
 	if b, err := readAtMost(c.name, maxTreeBytes); err == nil {
-		if e, err := parseTree(b, abs); err == nil {
+		if e, err := parseTree(b, c.dir); err == nil {
 			c.entries = e
 		}
 	}
-	return c
 }
 
 // readAtMost returns a file of at most max bytes.
@@ -101,10 +107,11 @@ func readAtMost(name string, max int64) ([]byte, error) {
 // lookup fills in the content of f, whose path is set, if the file still has
 // the mark it was read with.
 func (c *treeCache) lookup(m mark, f *release.File) bool {
-	e, ok := c.entries[f.Path]
-	if !ok || e.mark != m || m == (mark{}) {
+	i := sort.Search(len(c.entries), func(i int) bool { return c.entries[i].file.Path >= f.Path })
+	if i == len(c.entries) || c.entries[i].file.Path != f.Path || c.entries[i].mark != m || m == (mark{}) {
 		return false
 	}
+	e := &c.entries[i]
 	f.Size, f.Digest, f.Blobs = e.file.Size, e.file.Digest, e.file.Blobs
 	return true
 }
@@ -115,12 +122,17 @@ func remembers(m mark, read time.Time) bool {
 	return m != (mark{}) && max(m.mtime, m.ctime) < read.Add(-settled).UnixNano()
 }
 
-// save replaces the cache by entries. It is a hint: nobody waits for the disk.
-func (c *treeCache) save(entries []treeEntry, log *slog.Logger) {
-	if c.name == "" || len(entries) == len(c.entries) && !slices.ContainsFunc(entries, func(e treeEntry) bool { return e.fresh }) {
+// save remembers what the last scan found. It is a hint: nobody waits for the
+// disk.
+func (c *treeCache) save(log *slog.Logger) {
+	fresh := len(c.next) != len(c.entries)
+	for i := range c.next {
+		fresh = fresh || c.next[i].fresh
+	}
+	if c.name == "" || !fresh {
 		return
 	}
-	if err := replaceFile(c.name, formatTree(c.dir, entries)); err != nil {
+	if err := replaceFile(c.name, formatTree(c.dir, c.next)); err != nil {
 		log.Debug("the digests of the project's files are not remembered", "err", err)
 	}
 }
@@ -160,14 +172,14 @@ func formatTree(dir string, entries []treeEntry) []byte {
 	b = append(b, treeVersion...)
 	b = appendText(b, dir)
 	b = binary.AppendUvarint(b, uint64(len(entries)))
-	for _, e := range entries {
-		b = appendEntry(b, e)
+	for i := range entries {
+		b = appendEntry(b, &entries[i])
 	}
 	return seal(b)
 }
 
 // appendEntry writes what treeReader.entry reads.
-func appendEntry(b []byte, e treeEntry) []byte {
+func appendEntry(b []byte, e *treeEntry) []byte {
 	b = appendText(b, e.file.Path)
 	b = binary.AppendVarint(b, e.mark.size)
 	b = binary.AppendUvarint(b, uint64(e.mark.mode))
@@ -201,23 +213,23 @@ func appendDigest(b []byte, d release.Digest) []byte {
 var errNoTree = errors.New("not a whole cache of this version and folder")
 
 // parseTree reads what formatTree wrote for dir.
-func parseTree(b []byte, dir string) (map[string]treeEntry, error) {
+func parseTree(b []byte, dir string) ([]treeEntry, error) {
 	n := len(b) - sha256.Size
 	if n < len(treeVersion) || !bytes.HasPrefix(b, []byte(treeVersion)) || sha256.Sum256(b[:n]) != [sha256.Size]byte(b[n:]) {
 		return nil, errNoTree
 	}
-	r := treeReader{b: b[len(treeVersion):n]}
+	r := newTreeReader(b[len(treeVersion):n])
 	if r.text() != dir {
 		return nil, errNoTree
 	}
 	count := r.length(1)
-	out := make(map[string]treeEntry, count)
-	for range count {
-		e := r.entry()
+	out := make([]treeEntry, count)
+	for i := range out {
+		r.entry(&out[i])
+		r.torn = r.torn || i > 0 && out[i-1].file.Path >= out[i].file.Path
 		if r.torn {
 			break
 		}
-		out[e.file.Path] = e
 	}
 	if r.torn || len(r.b) > 0 {
 		return nil, errNoTree
@@ -227,32 +239,47 @@ func parseTree(b []byte, dir string) (map[string]treeEntry, error) {
 
 // A treeReader takes values from the front of b until one is not there.
 type treeReader struct {
-	b    []byte
-	torn bool
+	b     []byte
+	all   string // the same bytes from the beginning, which texts share
+	blobs []release.Blob
+	torn  bool
 }
 
-func (r *treeReader) entry() treeEntry {
-	var e treeEntry
+func newTreeReader(b []byte) *treeReader { return &treeReader{b: b, all: string(b)} }
+
+func (r *treeReader) entry(e *treeEntry) {
 	e.file.Path = r.text()
 	e.mark = mark{size: r.int(), mode: uint32(r.uint()), mtime: r.int(), ctime: r.int(), inode: r.uint(), dev: r.uint()}
 	e.file.Size, e.file.Digest = e.mark.size, r.digest()
 	n := r.length(sha256.Size + 1)
 	if n == 0 && e.file.Size > 0 {
-		e.file.Blobs = []release.Blob{{Digest: e.file.Digest, Size: e.file.Size}}
-		return e
+		e.file.Blobs = append(r.list(1), release.Blob{Digest: e.file.Digest, Size: e.file.Size})
+		return
 	}
 	var sum int64
+	if n > 0 {
+		e.file.Blobs = r.list(n)
+	}
 	for range n {
 		p := release.Blob{Digest: r.digest(), Size: r.int()}
 		if p.Size < 1 || p.Size > release.MaxChunkBytes {
 			r.torn = true
-			return e
+			return
 		}
 		sum += p.Size
 		e.file.Blobs = append(e.file.Blobs, p)
 	}
 	r.torn = r.torn || sum != e.file.Size
-	return e
+}
+
+// list returns an empty list with room for n.
+func (r *treeReader) list(n int) []release.Blob {
+	if len(r.blobs) < n {
+		r.blobs = make([]release.Blob, max(n, 512))
+	}
+	l := r.blobs[:0:n]
+	r.blobs = r.blobs[n:]
+	return l
 }
 
 func (r *treeReader) uint() uint64 {
@@ -294,7 +321,15 @@ func (r *treeReader) take(n int) []byte {
 	return v
 }
 
-func (r *treeReader) text() string { return string(r.take(r.length(1))) }
+func (r *treeReader) text() string {
+	n := r.length(1)
+	at := len(r.all) - len(r.b)
+	if r.torn {
+		return ""
+	}
+	r.b = r.b[n:]
+	return r.all[at : at+n]
+}
 
 func (r *treeReader) digest() release.Digest {
 	return release.DigestFromSum([sha256.Size]byte(r.take(sha256.Size)))

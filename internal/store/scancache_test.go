@@ -37,6 +37,7 @@ func (r *remembered) scan() (map[string]release.Digest, int64) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	c.save((&Store{}).log())
 	out := map[string]release.Digest{}
 	for _, f := range files {
 		out[f.Path] = f.Digest
@@ -151,7 +152,7 @@ func overwrite(p string, mtime time.Time) error {
 func TestMarkParts(t *testing.T) {
 	m := mark{size: 1, mode: 2, mtime: 3, ctime: 4, inode: 5, dev: 6}
 	c := openTreeCache("", t.TempDir())
-	c.entries["f"] = treeEntry{mark: m, file: release.File{Digest: release.DigestOf(nil)}}
+	c.entries = []treeEntry{{mark: m, file: release.File{Path: "f", Digest: release.DigestOf(nil)}}}
 	f := release.File{Path: "f"}
 	if !c.lookup(m, &f) || f.Digest.IsZero() {
 		t.Error("the same file was not known")
@@ -170,7 +171,7 @@ func TestMarkParts(t *testing.T) {
 		t.Error("another path went unnoticed")
 	}
 	// A system without marks remembers nothing.
-	c.entries["f"] = treeEntry{}
+	c.entries = []treeEntry{{file: release.File{Path: "f"}}}
 	if c.lookup(mark{}, &f) {
 		t.Error("no mark was taken for a mark")
 	}
@@ -253,16 +254,16 @@ func FuzzTreeCache(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for p, e := range entries {
-			if p != e.file.Path {
-				t.Errorf("%q is %q", p, e.file.Path)
+		for i, e := range entries {
+			if p := e.file.Path; i > 0 && entries[i-1].file.Path >= p {
+				t.Errorf("%q comes after %q", p, entries[i-1].file.Path)
 			}
 			var sum int64
 			for _, b := range e.file.Blobs {
 				sum += b.Size
 			}
 			if sum != e.file.Size {
-				t.Errorf("%q: %d of %d bytes", p, sum, e.file.Size)
+				t.Errorf("%q: %d of %d bytes", e.file.Path, sum, e.file.Size)
 			}
 		}
 	})

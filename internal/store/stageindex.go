@@ -100,12 +100,13 @@ func parseIndex(b []byte) (*stageIndex, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := treeReader{b: b}
+	r := newTreeReader(b)
 	x := &stageIndex{start: r.int()}
 	n := r.length(1)
 	x.files, x.marks, x.at = make([]release.File, 0, n), make([]mark, 0, n), make(map[string]int, n)
 	for range n {
-		e := r.entry()
+		var e treeEntry
+		r.entry(&e)
 		if r.torn || release.CheckPath(e.file.Path) != nil {
 			return nil, errIndex
 		}
@@ -132,7 +133,7 @@ func (x *stageIndex) bytes() []byte {
 	b = binary.AppendUvarint(b, uint64(n))
 	for i, m := range x.marks {
 		if m.regular() {
-			b = appendEntry(b, treeEntry{mark: m, file: x.files[i]})
+			b = appendEntry(b, &treeEntry{mark: m, file: x.files[i]})
 		}
 	}
 	return seal(b)
