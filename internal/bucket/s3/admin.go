@@ -1,11 +1,9 @@
 package s3
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
@@ -13,11 +11,7 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/minio/minio-go/v7"
-	"github.com/minio/minio-go/v7/pkg/signer"
-
 	"github.com/bootwell/bootwell/internal/bucket"
-	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 // Create implements [bucket.Admin]: a bucket in the region of the URL, of which
@@ -47,16 +41,16 @@ func (b *Bucket) Create(ctx context.Context) error {
 // would not refuse to make one's own bucket again, and reset its ACL.
 func (b *Bucket) vacant(ctx context.Context) error {
 	_, err := b.ask(ctx, question{method: http.MethodHead})
-	var answer minio.ErrorResponse
+	var answer *refusal
 	switch {
 	case err == nil:
 		return fmt.Errorf("create %s: %w", b.at, bucket.ErrExists)
 	case !errors.As(err, &answer):
-	case answer.StatusCode == http.StatusNotFound:
+	case answer.Status == http.StatusNotFound:
 		return nil
-	case answer.StatusCode == http.StatusForbidden && b.known(ctx):
+	case answer.Status == http.StatusForbidden && b.known(ctx):
 		return fmt.Errorf("create %s: %w, and these credentials may not look at it (names are shared by all customers)", b.at, bucket.ErrExists)
-	case answer.StatusCode == http.StatusMovedPermanently:
+	case answer.Status == http.StatusMovedPermanently:
 		return fmt.Errorf("create %s: %w: %s", b.at, bucket.ErrExists, b.remedy("create", answer))
 	}
 	return b.fail(ctx, "create", "bucket", bucket.Condition{}, err)
@@ -66,7 +60,7 @@ func (b *Bucket) vacant(ctx context.Context) error {
 // refused does not say why.
 func (b *Bucket) known(ctx context.Context) bool {
 	_, err := b.ask(ctx, question{method: http.MethodGet, query: "location"})
-	var answer minio.ErrorResponse
+	var answer *refusal
 	return err == nil || errors.As(err, &answer) && answer.Code == "AccessDenied"
 }
 
@@ -81,7 +75,7 @@ func (b *Bucket) createBucket(ctx context.Context) error {
 		q.header = nil
 		_, err = b.ask(ctx, q)
 	}
-	var answer minio.ErrorResponse
+	var answer *refusal
 	if errors.As(err, &answer) && (answer.Code == "BucketAlreadyExists" || answer.Code == "BucketAlreadyOwnedByYou") {
 		return fmt.Errorf("create %s: %w", b.at, bucket.ErrExists)
 	}
@@ -94,7 +88,7 @@ func (b *Bucket) createBucket(ctx context.Context) error {
 // lacks reports whether a server does not know what it was asked. Some take a
 // request for part of a bucket's set-up as one to make the bucket.
 func lacks(err error) bool {
-	var answer minio.ErrorResponse
+	var answer *refusal
 	if !errors.As(err, &answer) {
 		return false
 	}
@@ -103,7 +97,7 @@ func lacks(err error) bool {
 		"VersioningNotConfigured":
 		return true
 	}
-	return answer.StatusCode == http.StatusNotImplemented || answer.StatusCode == http.StatusMethodNotAllowed
+	return answer.Status == http.StatusNotImplemented || answer.Status == http.StatusMethodNotAllowed
 }
 
 // Endpoint implements [bucket.Remote].
@@ -156,7 +150,7 @@ type question struct {
 
 const maxAdminAnswer = 1 << 20
 
-// ask makes one request, or two (see signed). An answer that is no success is a minio.ErrorResponse.
+// ask makes one request, or two (see signed). An answer that is no success is a *refusal.
 func (b *Bucket) ask(ctx context.Context, q question) (body []byte, err error) {
 	if q.unsigned {
 		return b.askOnce(ctx, q)
@@ -169,54 +163,15 @@ func (b *Bucket) ask(ctx context.Context, q question) (body []byte, err error) {
 }
 
 func (b *Bucket) askOnce(ctx context.Context, q question) ([]byte, error) {
-	u := b.address()
-	u.RawQuery = q.query
-	u.Path += q.key
-	req, err := http.NewRequestWithContext(ctx, q.method, u.String(), strings.NewReader(q.body))
+	r := request{method: q.method, name: q.key, query: q.query, header: q.header, unsigned: q.unsigned}
+	if q.body != "" {
+		sum := sha256.Sum256([]byte(q.body))
+		r.body, r.size, r.sum = strings.NewReader(q.body), int64(len(q.body)), hex.EncodeToString(sum[:])
+	}
+	resp, err := b.send(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	for name, values := range q.header {
-		req.Header[name] = values
-	}
-	sum := sha256.Sum256([]byte(q.body))
-	req.Header.Set("X-Amz-Content-Sha256", hex.EncodeToString(sum[:]))
-	if !q.unsigned && !b.at.Anonymous {
-		g, err := b.keys.Get(ctx)
-		if err != nil {
-			return nil, err
-		}
-		v := g.Value
-		req = signer.SignV4(*req, v.AccessKeyID, v.SecretAccessKey, v.SessionToken, b.at.Region)
-	}
-	resp, err := (&http.Client{Transport: b.wire, CheckRedirect: stay}).Do(req)
-	if err != nil {
-		return nil, wire.Classify(ctx, err)
-	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAdminAnswer))
-	if err != nil {
-		return nil, wire.Classify(ctx, err)
-	}
-	if resp.StatusCode/100 != 2 {
-		return nil, answerError(resp, body)
-	}
-	return body, nil
-}
-
-func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-
-func answerError(resp *http.Response, body []byte) error {
-	var e minio.ErrorResponse
-	if err := xml.NewDecoder(bytes.NewReader(body)).Decode(&e); err != nil || e.Code == "" {
-		e = minio.ErrorResponse{Code: strings.ReplaceAll(http.StatusText(resp.StatusCode), " ", "")}
-		if resp.StatusCode == http.StatusMovedPermanently {
-			e.Code = "PermanentRedirect"
-		}
-	}
-	e.StatusCode = resp.StatusCode
-	if region := resp.Header.Get("x-amz-bucket-region"); region != "" {
-		e.Region = region
-	}
-	return e
+	return io.ReadAll(io.LimitReader(resp.Body, maxAdminAnswer))
 }

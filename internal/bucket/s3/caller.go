@@ -11,8 +11,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/minio/minio-go/v7/pkg/signer"
-
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
@@ -64,11 +62,6 @@ func (b *Bucket) CallerID(ctx context.Context) (string, error) {
 
 // callerRequest is the signed question.
 func (b *Bucket) callerRequest(ctx context.Context, endpoint string) (*http.Request, error) {
-	g, err := b.keys.Get(ctx)
-	if err != nil {
-		return nil, err
-	}
-	creds := g.Value
 	const form = "Action=GetCallerIdentity&Version=2011-06-15"
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(endpoint, "/")+"/", strings.NewReader(form))
 	if err != nil {
@@ -76,11 +69,11 @@ func (b *Bucket) callerRequest(ctx context.Context, endpoint string) (*http.Requ
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	sum := sha256.Sum256([]byte(form))
-	req.Header.Set("X-Amz-Content-Sha256", hex.EncodeToString(sum[:]))
-	if creds.SessionToken != "" {
-		req.Header.Set("X-Amz-Security-Token", creds.SessionToken)
+	req.Header.Set(contentSum, hex.EncodeToString(sum[:]))
+	if err := b.sign(ctx, req, "sts"); err != nil {
+		return nil, err
 	}
-	return signer.SignV4STS(*req, creds.AccessKeyID, creds.SecretAccessKey, b.at.Region), nil
+	return req, nil
 }
 
 // parseCaller reads the answer to GetCallerIdentity.

@@ -2,14 +2,10 @@ package s3
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"time"
-
-	"github.com/minio/minio-go/v7"
-	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
@@ -18,7 +14,7 @@ import (
 // them in the order in which they are tried; nothing else is ever asked.
 type Source struct {
 	name     string
-	retrieve func(ctx context.Context) (credentials.Value, error)
+	retrieve func(ctx context.Context) (Keys, error)
 	region   func(ctx context.Context) (string, error) // nil: this place knows no region
 	warn     bool                                      // permanent keys on a VM
 }
@@ -38,22 +34,22 @@ func VMSources(file string) []Source {
 
 // Static is a key pair the caller has; token is "" for a permanent one.
 func Static(accessKey, secretKey, token string) Source {
-	return Source{name: "static keys", retrieve: func(context.Context) (credentials.Value, error) {
-		return credentials.Value{AccessKeyID: accessKey, SecretAccessKey: secretKey, SessionToken: token}, nil
+	return Source{name: "static keys", retrieve: func(context.Context) (Keys, error) {
+		return Keys{AccessKey: accessKey, SecretKey: secretKey, SessionToken: token}, nil
 	}}
 }
 
 // Environment is AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.
 func Environment() Source {
-	return Source{name: "environment", retrieve: func(context.Context) (credentials.Value, error) {
-		v := credentials.Value{
-			AccessKeyID: os.Getenv("AWS_ACCESS_KEY_ID"), SecretAccessKey: os.Getenv("AWS_SECRET_ACCESS_KEY"),
+	return Source{name: "environment", retrieve: func(context.Context) (Keys, error) {
+		v := Keys{
+			AccessKey: os.Getenv("AWS_ACCESS_KEY_ID"), SecretKey: os.Getenv("AWS_SECRET_ACCESS_KEY"),
 			SessionToken: os.Getenv("AWS_SESSION_TOKEN"),
 		}
 		switch {
-		case v.AccessKeyID == "" && v.SecretAccessKey == "":
+		case v.AccessKey == "" && v.SecretKey == "":
 			return v, fmt.Errorf("AWS_ACCESS_KEY_ID is not set: %w", wire.ErrNothing)
-		case v.AccessKeyID == "" || v.SecretAccessKey == "":
+		case v.AccessKey == "" || v.SecretKey == "":
 			return v, fmt.Errorf("only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set: %w", wire.ErrNothing)
 		}
 		return v, nil
@@ -63,15 +59,15 @@ func Environment() Source {
 // StaticFile is aws_access_key_id, aws_secret_access_key and aws_session_token
 // in a credentials file (see [wire.Credentials]).
 func StaticFile(path string) Source {
-	return Source{name: "file " + path, retrieve: func(context.Context) (credentials.Value, error) {
+	return Source{name: "file " + path, retrieve: func(context.Context) (Keys, error) {
 		values, err := wire.Credentials(path)
 		if err != nil {
-			return credentials.Value{}, fmt.Errorf("%w: %w", err, wire.ErrNothing)
+			return Keys{}, fmt.Errorf("%w: %w", err, wire.ErrNothing)
 		}
-		v := credentials.Value{
-			AccessKeyID: values["aws_access_key_id"], SecretAccessKey: values["aws_secret_access_key"], SessionToken: values["aws_session_token"],
+		v := Keys{
+			AccessKey: values["aws_access_key_id"], SecretKey: values["aws_secret_access_key"], SessionToken: values["aws_session_token"],
 		}
-		if v.AccessKeyID == "" || v.SecretAccessKey == "" {
+		if v.AccessKey == "" || v.SecretKey == "" {
 			return v, fmt.Errorf("it has no aws_access_key_id and aws_secret_access_key: %w", wire.ErrNothing)
 		}
 		return v, nil
@@ -79,67 +75,22 @@ func StaticFile(path string) Source {
 }
 
 // newChain is a chain of the sources.
-func newChain(sources []Source, log *slog.Logger) *wire.Chain[credentials.Value] {
-	all := make([]wire.Source[credentials.Value], len(sources))
+func newChain(sources []Source, log *slog.Logger) *wire.Chain[Keys] {
+	all := make([]wire.Source[Keys], len(sources))
 	for i, s := range sources {
-		all[i] = wire.Source[credentials.Value]{Name: s.name, Warn: s.warning, Get: func(ctx context.Context) (credentials.Value, time.Time, error) {
+		all[i] = wire.Source[Keys]{Name: s.name, Warn: s.warning, Get: func(ctx context.Context) (Keys, time.Time, error) {
 			v, err := s.retrieve(ctx)
-			v.SignerType = credentials.SignatureV4
-			return v, v.Expiration, err
+			return v, v.Expires, err
 		}}
 	}
 	return wire.NewChain(log, all...)
 }
 
-func (s Source) warning(v credentials.Value) string {
+func (s Source) warning(v Keys) string {
 	if !s.warn || v.SessionToken != "" {
 		return ""
 	}
 	return "this machine uses permanent keys, which stay valid when they leak: give it an instance role where there is one"
-}
-
-// provider gives the client library what the chain has. The library remembers
-// nothing itself.
-type provider struct {
-	keys *wire.Chain[credentials.Value]
-}
-
-func (p provider) IsExpired() bool { return true }
-
-func (p provider) Retrieve() (credentials.Value, error) { return p.RetrieveWithCredContext(nil) }
-
-func (p provider) RetrieveWithCredContext(cc *credentials.CredContext) (credentials.Value, error) {
-	ctx := context.Background()
-	if cc != nil && cc.Context != nil {
-		ctx = cc.Context
-	}
-	g, err := p.keys.Get(ctx)
-	if err != nil {
-		return credentials.Value{}, err
-	}
-	return g.Value, nil
-}
-
-// signed makes a call with the keys of now, and once more with others when the
-// server rejects those. It waits for the keys with ctx, which the client library
-// does not.
-func (b *Bucket) signed(ctx context.Context, call func() error) error {
-	if b.at.Anonymous {
-		return call()
-	}
-	g, err := b.keys.Get(ctx)
-	if err != nil {
-		return err
-	}
-	err = call()
-	var answer minio.ErrorResponse
-	if !errors.As(err, &answer) || !replaceable(answer.Code) || !b.keys.Forget(g) {
-		return err
-	}
-	if _, err := b.keys.Get(ctx); err != nil {
-		return err
-	}
-	return call()
 }
 
 // Signer returns where the credentials come from that sign the requests, such as

@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/minio/minio-go/v7/pkg/credentials"
-
 	"github.com/bootwell/bootwell/internal/bucket"
 )
 
@@ -68,9 +66,13 @@ func roleJSON(key string, ends time.Time) string {
 		key, ends.UTC().Format(time.RFC3339))
 }
 
-func retrieve(t *testing.T, sources ...Source) (credentials.Value, error) {
+func retrieve(t *testing.T, sources ...Source) (Keys, error) {
 	t.Helper()
-	return provider{newChain(sources, nil)}.RetrieveWithCredContext(&credentials.CredContext{Context: t.Context()})
+	g, err := newChain(sources, nil).Get(t.Context())
+	if err != nil {
+		return Keys{}, err
+	}
+	return g.Value, nil
 }
 
 func TestInstanceRole(t *testing.T) {
@@ -80,7 +82,7 @@ func TestInstanceRole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.AccessKeyID != "ASIA1" || v.SecretAccessKey != "s" || v.SessionToken != "t" || !v.Expiration.Equal(ends) {
+	if v.AccessKey != "ASIA1" || v.SecretKey != "s" || v.SessionToken != "t" || !v.Expires.Equal(ends) {
 		t.Errorf("got %+v", v)
 	}
 	if want := "PUT /latest/api/token"; m.requests[0] != want || len(m.requests) != 3 {
@@ -162,8 +164,8 @@ func TestOrder(t *testing.T) {
 			}
 			m.requests = nil
 			v, err := retrieve(t, c.sources...)
-			if v.AccessKeyID != c.key || (err == nil) != (c.key != "") {
-				t.Errorf("got %q, %v", v.AccessKeyID, err)
+			if v.AccessKey != c.key || (err == nil) != (c.key != "") {
+				t.Errorf("got %q, %v", v.AccessKey, err)
 			}
 			if err != nil && !errors.Is(err, bucket.ErrPermission) {
 				t.Errorf("%v, want %v", err, bucket.ErrPermission)
@@ -288,7 +290,7 @@ func FuzzParseRole(f *testing.F) {
 	f.Add(`{"Code":"Success"}`)
 	f.Fuzz(func(t *testing.T, body string) {
 		v, err := parseRole("r", body)
-		if err == nil && (v.AccessKeyID == "" || v.SecretAccessKey == "") {
+		if err == nil && (v.AccessKey == "" || v.SecretKey == "") {
 			t.Errorf("%q gives %+v", body, v)
 		}
 	})
@@ -309,9 +311,9 @@ func TestPermanentKeysAreWarnedOf(t *testing.T) {
 		"operator with keys": {[]Source{Environment(), StaticFile(file)}, 0},
 	} {
 		var log strings.Builder
-		keys := provider{newChain(c.sources, slog.New(slog.NewTextHandler(&log, nil)))}
+		keys := newChain(c.sources, slog.New(slog.NewTextHandler(&log, nil)))
 		for range 2 {
-			if _, err := keys.Retrieve(); err != nil {
+			if _, err := keys.Get(t.Context()); err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
 		}
@@ -352,7 +354,7 @@ func TestPatience(t *testing.T) {
 	}
 	m := newIMDS(t, roleJSON("ASIA1", time.Now().Add(time.Hour)))
 	hasty := []Source{instanceRole(m.URL, func() time.Duration { return 1 }), StaticFile(keys)}
-	if v, err := retrieve(t, hasty...); err != nil || v.AccessKeyID != "AKFILE" {
-		t.Errorf("without the time to connect: %q, %v", v.AccessKeyID, err)
+	if v, err := retrieve(t, hasty...); err != nil || v.AccessKey != "AKFILE" {
+		t.Errorf("without the time to connect: %q, %v", v.AccessKey, err)
 	}
 }

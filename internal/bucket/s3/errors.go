@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/minio/minio-go/v7"
-
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
@@ -19,7 +17,7 @@ func (b *Bucket) fail(ctx context.Context, op, key string, c bucket.Condition, e
 	if done := ctx.Err(); done != nil {
 		return fmt.Errorf("%s: %w", where, done)
 	}
-	var answer minio.ErrorResponse
+	var answer *refusal
 	if !errors.As(err, &answer) {
 		if bucket.Refused(err) || errors.Is(err, bucket.ErrUnavailable) {
 			// Only the sources speak so. What is on the way has no class yet.
@@ -44,7 +42,7 @@ func (b *Bucket) fail(ctx context.Context, op, key string, c bucket.Condition, e
 		}
 		return err
 	}
-	return fmt.Errorf("%s: status %d: %s", where, answer.StatusCode, text)
+	return fmt.Errorf("%s: status %d: %s", where, answer.Status, text)
 }
 
 func classified(err error) bool {
@@ -58,7 +56,7 @@ func classified(err error) bool {
 
 // classify maps what the server said. The codes count before the status: AWS
 // answers an expired token and a slow upload with 400.
-func classify(e minio.ErrorResponse, c bucket.Condition) error {
+func classify(e *refusal, c bucket.Condition) error {
 	switch e.Code {
 	case "NoSuchBucket":
 		return bucket.ErrNoBucket
@@ -81,7 +79,7 @@ func classify(e minio.ErrorResponse, c bucket.Condition) error {
 	case "ObjectParentIsFile", "ExistingObjectIsDirectory", "MethodNotAllowed", "NotImplemented":
 		return bucket.ErrUnsupported
 	}
-	switch status := e.StatusCode; {
+	switch status := e.Status; {
 	case status == http.StatusNotModified:
 		return bucket.ErrNotModified
 	case status == http.StatusUnauthorized:
@@ -114,7 +112,7 @@ func replaceable(code string) bool {
 }
 
 // remedy says what the server's words mean for the reader.
-func (b *Bucket) remedy(op string, e minio.ErrorResponse) string {
+func (b *Bucket) remedy(op string, e *refusal) string {
 	switch e.Code {
 	case "SignatureDoesNotMatch":
 		return "the secret key does not belong to the access key"

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/minio/minio-go/v7/pkg/credentials"
-
 	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
@@ -80,41 +78,41 @@ type metadata struct {
 	client   *http.Client
 }
 
-func (m *metadata) role(ctx context.Context) (credentials.Value, error) {
+func (m *metadata) role(ctx context.Context) (Keys, error) {
 	const path = "/latest/meta-data/iam/security-credentials/"
 	token, err := m.token(ctx)
 	if err != nil {
-		return credentials.Value{}, err
+		return Keys{}, err
 	}
 	names, err := m.ask(ctx, http.MethodGet, path, token)
 	if err != nil {
-		return credentials.Value{}, err
+		return Keys{}, err
 	}
 	name, _, _ := strings.Cut(strings.TrimSpace(names), "\n")
 	if name == "" {
-		return credentials.Value{}, fmt.Errorf("the instance has no role: %w", wire.ErrNothing)
+		return Keys{}, fmt.Errorf("the instance has no role: %w", wire.ErrNothing)
 	}
 	body, err := m.ask(ctx, http.MethodGet, path+url.PathEscape(name), token)
 	if err != nil {
-		return credentials.Value{}, err
+		return Keys{}, err
 	}
 	return parseRole(name, body)
 }
 
-func parseRole(name, body string) (credentials.Value, error) {
+func parseRole(name, body string) (Keys, error) {
 	var answer struct {
 		Code, Message, AccessKeyID, SecretAccessKey, Token string
 		Expiration                                         time.Time
 	}
 	if err := json.Unmarshal([]byte(body), &answer); err != nil {
-		return credentials.Value{}, fmt.Errorf("role %.100q: %w", name, err)
+		return Keys{}, fmt.Errorf("role %.100q: %w", name, err)
 	}
 	if answer.Code != "Success" || answer.AccessKeyID == "" || answer.SecretAccessKey == "" {
-		return credentials.Value{}, fmt.Errorf("role %.100q: code %.100q %.200q", name, answer.Code, answer.Message)
+		return Keys{}, fmt.Errorf("role %.100q: code %.100q %.200q", name, answer.Code, answer.Message)
 	}
-	return credentials.Value{
-		AccessKeyID: answer.AccessKeyID, SecretAccessKey: answer.SecretAccessKey,
-		SessionToken: answer.Token, Expiration: answer.Expiration,
+	return Keys{
+		AccessKey: answer.AccessKeyID, SecretKey: answer.SecretAccessKey,
+		SessionToken: answer.Token, Expires: answer.Expiration,
 	}, nil
 }
 

@@ -16,11 +16,9 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync/atomic"
 	"time"
 
-	"github.com/minio/minio-go/v7"
-	"github.com/minio/minio-go/v7/pkg/credentials"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
@@ -36,8 +34,8 @@ type Options struct {
 // A Bucket is a bucket, or the part of it below a prefix.
 type Bucket struct {
 	at     Location
-	core   minio.Core
-	keys   *wire.Chain[credentials.Value]
+	keys   *wire.Chain[Keys]
+	signer *v4.Signer
 	wire   *watch
 	prefix string // with a slash at its end, or ""
 }
@@ -58,33 +56,10 @@ func Open(ctx context.Context, rawURL string, o Options) (*Bucket, error) {
 	if at.Region == "" {
 		at.Region = region(ctx, at, o.Sources)
 	}
-	keys := newChain(o.Sources, o.Logger)
-	creds := credentials.New(provider{keys})
-	if at.Anonymous {
-		creds = credentials.NewStatic("", "", "", credentials.SignatureAnonymous)
-	}
-	b := &Bucket{at: at, keys: keys, wire: w}
+	b := &Bucket{at: at, keys: newChain(o.Sources, o.Logger), signer: newSigner(), wire: w}
 	if at.Prefix != "" {
 		b.prefix = at.Prefix + "/"
 	}
-	endpoint, lookup := at.Endpoint, minio.BucketLookupAuto
-	if endpoint == "" {
-		endpoint = "s3.amazonaws.com"
-	}
-	switch {
-	case at.PathStyle:
-		lookup = minio.BucketLookupPath
-	case at.Endpoint != "":
-		lookup = minio.BucketLookupDNS
-	}
-	core, err := minio.NewCore(endpoint, &minio.Options{
-		Creds: creds, Secure: !at.Insecure, Transport: w, Region: at.Region, BucketLookup: lookup, MaxRetries: 1,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", at, err)
-	}
-	core.SetS3EnableDualstack(at.Dualstack)
-	b.core = *core
 	return b, nil
 }
 
@@ -128,35 +103,34 @@ func (b *Bucket) Get(ctx context.Context, key string, o bucket.GetOptions) (io.R
 	if err != nil {
 		return nil, bucket.Object{}, err
 	}
-	var opts minio.GetObjectOptions
+	r := request{method: http.MethodGet, name: name, header: http.Header{}}
 	if o.IfNoneMatch != "" {
-		opts.Set("If-None-Match", `"`+o.IfNoneMatch+`"`)
+		r.header.Set("If-None-Match", `"`+o.IfNoneMatch+`"`)
 	}
 	span, ranged := wire.Range(o)
 	if ranged {
-		opts.Set("Range", span)
+		r.header.Set("Range", span)
 	}
-	var r io.ReadCloser
-	var info minio.ObjectInfo
-	var header http.Header
+	var resp *http.Response
 	err = b.signed(ctx, func() (err error) {
-		r, info, header, err = b.core.GetObject(ctx, b.at.Bucket, name, opts)
+		resp, err = b.send(ctx, r)
 		return err
 	})
 	if err != nil {
 		return nil, bucket.Object{}, b.fail(ctx, "get", key, bucket.Condition{}, err)
 	}
-	obj := bucket.Object{Key: key, Size: info.Size, ETag: info.ETag, Modified: info.LastModified}
-	n := info.Size
+	n := resp.ContentLength
+	obj := bucket.Object{Key: key, Size: n, ETag: etag(resp.Header.Get("ETag"))}
+	obj.Modified, _ = http.ParseTime(resp.Header.Get("Last-Modified")) // absent: zero
 	if ranged {
-		obj.Size, n, err = wire.Partial(o, header.Get("Content-Range"))
+		obj.Size, n, err = wire.Partial(o, resp.Header.Get("Content-Range"))
 	}
 	if err != nil {
-		r.Close()
+		resp.Body.Close()
 		return nil, bucket.Object{}, b.fail(ctx, "get", key, bucket.Condition{}, err)
 	}
 	classify := func(err error) error { return fmt.Errorf("read %s in %s: %w", key, b.at, wire.Classify(ctx, err)) }
-	return bucket.NewBody(ctx, r, n, classify), obj, nil
+	return bucket.NewBody(ctx, resp.Body, n, classify), obj, nil
 }
 
 // Put implements [bucket.Bucket]. It reads the body twice: its SHA-256 is part
@@ -180,56 +154,74 @@ func (b *Bucket) Put(ctx context.Context, key string, body io.ReadSeeker, c buck
 	if _, err := io.Copy(sum, lent); err != nil {
 		return bucket.Object{}, fmt.Errorf("put %s: %w", key, err)
 	}
-	opts := minio.PutObjectOptions{DisableMultipart: true, DisableContentSha256: true}
+	r := request{method: http.MethodPut, name: name, body: lent, size: size, sum: hex.EncodeToString(sum.Sum(nil))}
+	r.header = http.Header{"Content-Type": {"application/octet-stream"}}
 	if c.IfAbsent {
-		opts.SetMatchETagExcept("*")
+		r.header.Set("If-None-Match", "*")
 	}
 	if c.IfMatch != "" {
-		opts.SetMatchETag(c.IfMatch)
+		r.header.Set("If-Match", `"`+c.IfMatch+`"`)
 	}
-	var info minio.UploadInfo
-	err = b.signed(ctx, func() (err error) {
+	obj := bucket.Object{Key: key, Size: size}
+	err = b.signed(ctx, func() error {
 		if _, err := lent.Seek(0, io.SeekStart); err != nil {
 			return err
 		}
-		info, err = b.core.PutObject(ctx, b.at.Bucket, name, lent, size, "", hex.EncodeToString(sum.Sum(nil)), opts)
-		return err
+		resp, err := b.send(ctx, r)
+		if err != nil {
+			return err
+		}
+		obj.ETag = etag(resp.Header.Get("ETag"))
+		finish(resp)
+		return nil
 	})
 	if err != nil {
 		return bucket.Object{}, b.fail(ctx, "put", key, c, err)
 	}
-	return bucket.Object{Key: key, Size: size, ETag: info.ETag}, nil
+	return obj, nil
+}
+
+// etag is an entity tag without its quotes.
+func etag(header string) string {
+	return strings.TrimSuffix(strings.TrimPrefix(header, `"`), `"`)
 }
 
 // List implements [bucket.Bucket]: one request for each thousand objects. Names
 // that cannot be keys, such as the folder marks of web consoles, are left out.
 func (b *Bucket) List(ctx context.Context, prefix, after string) iter.Seq2[bucket.Object, error] {
 	return func(yield func(bucket.Object, error) bool) {
-		noOwner := false
-		opts := minio.ListObjectsOptions{Prefix: b.prefix + prefix, Recursive: true, FetchOwner: &noOwner}
-		if after != "" {
-			opts.StartAfter = b.prefix + after
-		}
-		stopped := false
-		err := b.signed(ctx, func() error {
-			for info := range b.core.ListObjectsIter(ctx, b.at.Bucket, opts) {
-				if info.Err != nil {
-					return info.Err
-				}
-				opts.StartAfter = info.Key
-				key, ok := strings.CutPrefix(info.Key, b.prefix)
-				if !ok || key <= after || !strings.HasPrefix(key, prefix) || bucket.CheckKey(key) != nil {
-					continue
-				}
-				if !yield(bucket.Object{Key: key, Size: info.Size, ETag: info.ETag, Modified: info.LastModified}, nil) {
-					stopped = true
-					return nil
-				}
-			}
-			return ctx.Err()
-		})
-		if err != nil && !stopped {
+		if err := b.list(ctx, prefix, after, yield); err != nil {
 			yield(bucket.Object{}, b.fail(ctx, "list", prefix, bucket.Condition{}, err))
+		}
+	}
+}
+
+// list yields until there is no more, or yield has enough.
+func (b *Bucket) list(ctx context.Context, prefix, after string, yield func(bucket.Object, error) bool) error {
+	start, token := "", ""
+	if after != "" {
+		start = b.prefix + after
+	}
+	for {
+		var p *page
+		err := b.signed(ctx, func() (err error) {
+			p, err = b.page(ctx, b.prefix+prefix, start, token)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, o := range p.Contents {
+			key, ok := strings.CutPrefix(o.Key, b.prefix)
+			if !ok || key <= after || !strings.HasPrefix(key, prefix) || bucket.CheckKey(key) != nil {
+				continue
+			}
+			if !yield(bucket.Object{Key: key, Size: o.Size, ETag: etag(o.ETag), Modified: o.LastModified.Truncate(time.Millisecond)}, nil) {
+				return nil
+			}
+		}
+		if token = p.NextContinuationToken; !p.IsTruncated {
+			return ctx.Err()
 		}
 	}
 }
@@ -244,7 +236,11 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 		return err
 	}
 	err = b.signed(ctx, func() error {
-		return b.core.RemoveObject(ctx, b.at.Bucket, name, minio.RemoveObjectOptions{})
+		resp, err := b.send(ctx, request{method: http.MethodDelete, name: name})
+		if err == nil {
+			finish(resp)
+		}
+		return err
 	})
 	if err == nil {
 		return nil
@@ -253,44 +249,4 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 		return nil
 	}
 	return err
-}
-
-// watch bounds what the client library reads without a bound, and remembers how
-// far the server's clock is and how long it wants to be left alone.
-type watch struct {
-	next  http.RoundTripper
-	skew  atomic.Int64              // nanoseconds this clock is ahead
-	quiet atomic.Pointer[time.Time] // until when; nil: it never asked
-}
-
-// pause is how long the server still wants to be left alone.
-func (w *watch) pause() time.Duration {
-	if t := w.quiet.Load(); t != nil {
-		return max(time.Until(*t), 0)
-	}
-	return 0
-}
-
-const maxAnswer = 16 << 20 // a page of 1,000 keys of 1,024 bytes, escaped, has 4 MiB
-
-func (w *watch) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := w.next.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-		w.skew.Store(int64(time.Since(date)))
-	}
-	if wire.Temporary(resp.StatusCode) {
-		until := time.Now().Add(wire.RetryAfter(resp.Header))
-		w.quiet.Store(&until)
-	}
-	isObject := req.Method == http.MethodGet && !req.URL.Query().Has("list-type") && resp.StatusCode < 300
-	if !isObject {
-		resp.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.LimitReader(resp.Body, maxAnswer), resp.Body}
-	}
-	return resp, nil
 }

@@ -11,8 +11,6 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/minio/minio-go/v7"
-
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
@@ -22,15 +20,15 @@ import (
 func (b *Bucket) Setup(ctx context.Context) (bucket.Setup, error) {
 	var s bucket.Setup
 	_, err := b.ask(ctx, question{method: http.MethodHead})
-	var answer minio.ErrorResponse
+	var answer *refusal
 	switch {
 	case err == nil:
 	case !errors.As(err, &answer):
 		return s, b.fail(ctx, "look at", "bucket", bucket.Condition{}, err)
-	case answer.StatusCode == http.StatusNotFound:
+	case answer.Status == http.StatusNotFound:
 		answer.Code = "NoSuchBucket"
 		return s, b.fail(ctx, "look at", "bucket", bucket.Condition{}, answer)
-	case answer.StatusCode != http.StatusForbidden:
+	case answer.Status != http.StatusForbidden:
 		return s, b.fail(ctx, "look at", "bucket", bucket.Condition{}, err)
 	}
 	b.setupRegion(ctx, &s)
@@ -50,13 +48,13 @@ func note(s *bucket.Setup, what string, err error) {
 }
 
 func denied(err error) bool {
-	var answer minio.ErrorResponse
-	return errors.As(err, &answer) && (answer.StatusCode == http.StatusForbidden || answer.StatusCode == http.StatusUnauthorized)
+	var answer *refusal
+	return errors.As(err, &answer) && (answer.Status == http.StatusForbidden || answer.Status == http.StatusUnauthorized)
 }
 
 // said reports whether err is an answer with one of these codes.
 func said(err error, codes ...string) bool {
-	var answer minio.ErrorResponse
+	var answer *refusal
 	if errors.As(err, &answer) {
 		for _, c := range codes {
 			if answer.Code == c {

@@ -6,8 +6,6 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/minio/minio-go/v7"
-
 	"github.com/bootwell/bootwell/internal/bucket"
 )
 
@@ -44,8 +42,7 @@ func FuzzAdminAnswers(f *testing.F) {
 		if r := parseLocation(data); !utf8.ValidString(r) || strings.ContainsAny(r, "\n\x00") || len(r) > 400 {
 			t.Errorf("region %q", r)
 		}
-		e, ok := answerError(&http.Response{StatusCode: 403, Header: http.Header{}}, data).(minio.ErrorResponse)
-		if !ok || e.StatusCode != 403 || e.Code == "" {
+		if e := refused(&http.Response{StatusCode: 403, Header: http.Header{}}, false, data); e.Status != 403 || e.Code == "" {
 			t.Errorf("error %+v", e)
 		}
 	})

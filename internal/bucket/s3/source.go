@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/minio/minio-go/v7/pkg/credentials"
-
 	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
@@ -23,11 +21,11 @@ type Keys struct {
 // region returns the region that the place names for buckets on Amazon S3, or
 // ""; it may be nil.
 func KeySource(name string, get func(ctx context.Context) (Keys, error), region func(ctx context.Context) (string, error)) Source {
-	return Source{name: name, region: region, retrieve: func(ctx context.Context) (credentials.Value, error) {
+	return Source{name: name, region: region, retrieve: func(ctx context.Context) (Keys, error) {
 		k, err := get(ctx)
 		if err == nil && (k.AccessKey == "" || k.SecretKey == "") {
 			err = fmt.Errorf("it gave no keys: %w", wire.ErrNothing)
 		}
-		return credentials.Value{AccessKeyID: k.AccessKey, SecretAccessKey: k.SecretKey, SessionToken: k.SessionToken, Expiration: k.Expires}, err
+		return k, err
 	}}
 }

@@ -3,9 +3,8 @@ package s3
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"strings"
-
-	"github.com/minio/minio-go/v7/pkg/s3utils"
 
 	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
@@ -47,7 +46,7 @@ func parse(rawURL string) (Location, error) {
 	if err != nil {
 		return l, err
 	}
-	if err := s3utils.CheckValidBucketName(l.Bucket); err != nil {
+	if err := checkBucket(l.Bucket); err != nil {
 		return l, fmt.Errorf("bucket name: %w", err)
 	}
 	if err := wire.CheckPrefix(l.Prefix); err != nil {
@@ -84,4 +83,26 @@ func (l Location) String() string {
 		return "s3://" + l.Bucket
 	}
 	return "s3://" + l.Bucket + "/" + l.Prefix
+}
+
+// checkBucket takes what buckets were ever named, not only what new ones may be.
+// https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+func checkBucket(name string) error {
+	edge := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' }
+	switch {
+	case len(name) < 3 || len(name) > 63:
+		return fmt.Errorf("%.70q has %d characters, and needs 3 to 63", name, len(name))
+	case !edge(name[0]) || !edge(name[len(name)-1]):
+		return fmt.Errorf("%q does not begin and end with a letter or digit", name)
+	case net.ParseIP(name) != nil:
+		return fmt.Errorf("%q is an address", name)
+	case strings.Contains(name, "..") || strings.Contains(name, ".-") || strings.Contains(name, "-."):
+		return fmt.Errorf("%q has a dot beside a dot or dash", name)
+	}
+	for i := range len(name) {
+		if !edge(name[i]) && !strings.ContainsRune(".-_:", rune(name[i])) {
+			return fmt.Errorf("%q has other characters than letters, digits, dots, dashes and underscores", name)
+		}
+	}
+	return nil
 }
