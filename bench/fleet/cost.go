@@ -69,14 +69,14 @@ func cost(ctx context.Context, poll time.Duration) (_ bill, err error) {
 		return bill{}, err
 	}
 	count := bucket.Count(mem)
-	a := v.agent(count, "file:///none", p.anchor, func() time.Time { return now })
+	a := v.agent(count, "file:///none", p.Anchor, func() time.Time { return now })
 	times := agent.ScheduleOf(poll, v.id)
 	b := bill{poll: poll}
 	// The first day is that of a VM which is new, and is left out.
 	for day := range 8 {
 		if day < 2 {
-			p.role.Steps = []release.Step{changing(filepath.Join(dir, "has"), day)}
-			if err := p.publish(ctx); err != nil {
+			p.Role.Steps = []release.Step{changing(filepath.Join(dir, "has"), day)}
+			if err := publish(ctx, p); err != nil {
 				return b, err
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/bootwell/bootwell/bench/operator"
 	"github.com/bootwell/bootwell/bench/world"
 	"github.com/bootwell/bootwell/internal/agent"
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -20,7 +21,7 @@ type fleet struct {
 	clock   *clock
 	meter   *meter
 	url     string
-	project *project
+	project *operator.Project
 	period  time.Duration
 	vms     []*vm // in the order of their phases
 
@@ -60,7 +61,7 @@ func (f *fleet) allow(n int) {
 	f.turns = make(chan struct{}, n)
 }
 
-func newFleet(c *clock, url string, p *project, period time.Duration, vms []*vm) *fleet {
+func newFleet(c *clock, url string, p *operator.Project, period time.Duration, vms []*vm) *fleet {
 	slices.SortFunc(vms, func(a, b *vm) int { return int(a.phase - b.phase) })
 	return &fleet{
 		clock: c, url: url, project: p, period: period, vms: vms,
@@ -152,7 +153,7 @@ func (f *fleet) poll(ctx context.Context, v *vm) (began time.Time, has string, e
 	patient := bucket.Retry(b, bucket.RetryPolicy{
 		Pause: f.clock.shorten(500 * time.Millisecond), Limit: f.clock.shorten(20 * time.Second),
 	})
-	r, err := v.agent(patient, f.url, f.project.anchor, f.clock.now).Run(ctx, agent.Options{})
+	r, err := v.agent(patient, f.url, f.project.Anchor, f.clock.now).Run(ctx, agent.Options{})
 	if r != nil {
 		has = r.Release
 	}

@@ -119,7 +119,7 @@ func (s *stage) gather(ctx context.Context) error {
 	}
 	s.fleet = newFleet(s.clock, s.world.URL("fleet", "p"), p, s.o.poll, vms)
 	s.fleet.meter = newMeter(s.clock, s.clock.now(), s.o.poll)
-	if err := p.publish(ctx); err != nil {
+	if err := publish(ctx, p); err != nil {
 		return err
 	}
 	if _, _, err := s.fleet.poll(ctx, vms[0]); err != nil {
@@ -164,7 +164,7 @@ func (s *stage) spread(ctx context.Context) error {
 		return err
 	}
 	s.fleet.watch("r2")
-	if err := s.fleet.project.publish(ctx); err != nil {
+	if err := publish(ctx, s.fleet.project); err != nil {
 		return err
 	}
 	visible := s.clock.now()

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bootwell/bootwell/bench/operator"
 	"github.com/bootwell/bootwell/internal/agent"
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/release"
@@ -56,7 +57,7 @@ func withinSecond(id string) time.Duration {
 // agent is the agent that one start of the timer's service runs.
 func (v *vm) agent(b bucket.Bucket, url string, anchor release.Digest, now func() time.Time) *agent.Agent {
 	return &agent.Agent{
-		Config:  agent.Config{Project: projectName, Bucket: url, Role: roleName, Channel: "stable", Root: anchor},
+		Config:  agent.Config{Project: operator.Name, Bucket: url, Role: operator.RoleName, Channel: "stable", Root: anchor},
 		Paths:   agent.Paths{Root: v.root},
 		Bucket:  b,
 		Now:     now,

@@ -108,10 +108,10 @@ const samples = 5
 func at(ctx context.Context, w *world.World, p *project, n int) (pt point, err error) {
 	var polls, updates, publishes []cost
 	var walls []time.Duration
-	for p.n < n {
-		if p.n < n-samples {
+	for p.Releases < n {
+		if p.Releases < n-samples {
 			if err := p.publish(ctx); err != nil {
-				return pt, fmt.Errorf("release %d: %w", p.n, err)
+				return pt, fmt.Errorf("release %d: %w", p.Releases, err)
 			}
 			continue
 		}
@@ -141,7 +141,7 @@ func at(ctx context.Context, w *world.World, p *project, n int) (pt point, err e
 		polls, publishes, updates = append(polls, poll), append(publishes, publish), append(updates, update)
 	}
 	slices.Sort(walls)
-	pt = point{releases: p.n, poll: median(polls), update: median(updates), publish: median(publishes), wall: walls[len(walls)/2]}
+	pt = point{releases: p.Releases, poll: median(polls), update: median(updates), publish: median(publishes), wall: walls[len(walls)/2]}
 	pt.size, err = p.size(ctx)
 	return pt, err
 }
@@ -174,7 +174,7 @@ func grow(ctx context.Context, w *world.World, o options, doc *result.Document) 
 			return err
 		}
 		points = append(points, pt)
-		fmt.Fprintf(os.Stderr, "%d releases\n", p.n)
+		fmt.Fprintf(os.Stderr, "%d releases\n", p.Releases)
 	}
 	t := doc.Add("Without gc: requests / bytes up / bytes down", "releases", "poll", "update, one release behind", "publish", "wall of a publish", "objects in the bucket", "MB")
 	for _, pt := range points {
@@ -182,7 +182,7 @@ func grow(ctx context.Context, w *world.World, o options, doc *result.Document) 
 	}
 	fifty, hundred, last := points[2], points[3], points[len(points)-1]
 	start := time.Now()
-	gc, err := measured(w.Proxy, func() error { return p.collect(ctx) })
+	gc, err := measured(w.Proxy, func() error { return p.Collect(ctx) })
 	if err != nil {
 		return fmt.Errorf("gc: %w", err)
 	}
@@ -195,8 +195,8 @@ func grow(ctx context.Context, w *world.World, o options, doc *result.Document) 
 	t.Row("before", last.objects, mb(last.bytes))
 	t.Row("after", after.objects, mb(after.bytes))
 	t.Note = fmt.Sprintf("It took %.1f s and %d requests, of which %d were deletes.", took.Seconds(), gc.requests, last.objects-after.objects)
-	p.vm = vm{client: p.client("new-vm")}
-	if err := os.RemoveAll(filepath.Join(p.dir, "trees", release.Name(p.n))); err != nil {
+	p.vm = vm{client: p.Client(filepath.Join(p.dir, "new-vm"))}
+	if err := os.RemoveAll(filepath.Join(p.dir, "trees", release.Name(p.Releases))); err != nil {
 		return err
 	}
 	if err := p.update(ctx); err != nil {
@@ -229,23 +229,23 @@ func rounds(ctx context.Context, w *world.World, o options, doc *result.Document
 	for range 3 {
 		for range o.round {
 			if err := p.publish(ctx); err != nil {
-				return fmt.Errorf("release %d: %w", p.n, err)
+				return fmt.Errorf("release %d: %w", p.Releases, err)
 			}
 		}
 		top, err := p.size(ctx)
 		if err != nil {
 			return err
 		}
-		if err := p.collect(ctx); err != nil {
-			return fmt.Errorf("gc after %d releases: %w", p.n, err)
+		if err := p.Collect(ctx); err != nil {
+			return fmt.Errorf("gc after %d releases: %w", p.Releases, err)
 		}
 		left, err := p.size(ctx)
 		if err != nil {
 			return err
 		}
 		tops = append(tops, top)
-		t.Row(p.n, top.objects, mb(top.bytes), left.objects, mb(left.bytes))
-		fmt.Fprintf(os.Stderr, "%d releases with gc\n", p.n)
+		t.Row(p.Releases, top.objects, mb(top.bytes), left.objects, mb(left.bytes))
+		fmt.Fprintf(os.Stderr, "%d releases with gc\n", p.Releases)
 	}
 	doc.Target("the most objects that the bucket ever holds with gc, third round beside the second", "≤ 1.02 ×", ratio(int64(tops[2].objects), int64(tops[1].objects)),
 		float64(tops[2].objects) <= 1.02*float64(tops[1].objects))

@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
+	"github.com/bootwell/bootwell/bench/operator"
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/release"
 	"github.com/bootwell/bootwell/internal/store"
@@ -20,16 +20,12 @@ const (
 	fileSize = 5 << 10
 )
 
-// A project is a small one whose releases differ in one file, its publisher and
-// a VM that follows it, all in one folder.
+// A project is a small one whose releases differ in one file, and a VM that
+// follows it, all in one folder.
 type project struct {
-	bucket bucket.Bucket
-	dir    string
-	anchor release.Digest
-	keys   trust.Keys
-	signer *trust.Publisher
-	vm     vm
-	n      int // releases so far
+	*operator.Project
+	dir string
+	vm  vm
 }
 
 // A vm is what an agent keeps of the bucket.
@@ -40,25 +36,15 @@ type vm struct {
 }
 
 func newProject(ctx context.Context, b bucket.Bucket, dir string) (*project, error) {
-	p := &project{bucket: b, dir: dir}
-	for _, k := range []struct {
-		name string
-		to   *trust.Key
-	}{{"ops", &p.keys.Ops}, {"online", &p.keys.Online}} {
-		pub, priv, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		*k.to = trust.Key{Name: k.name, Public: pub, Private: priv}
-	}
-	var err error
-	if p.anchor, err = trust.Init(ctx, b, p.keys, time.Now(), trust.DefaultLifetime); err != nil {
+	op, err := operator.New(ctx, b, dir, nil)
+	if err != nil {
 		return nil, err
 	}
-	for _, d := range []string{"tree", "trees", "cache"} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
-			return nil, err
-		}
+	p := &project{Project: op, dir: dir, vm: vm{client: op.Client(filepath.Join(dir, "vm"))}}
+	step := release.Step{Name: "go", Kind: release.KindRun, Run: "true", Rerun: release.RerunAlways, OnError: release.OnErrorStop, Reboot: release.RebootNever}
+	p.Role = release.Role{Steps: []release.Step{step}, Attempts: 2}
+	if err := os.Mkdir(filepath.Join(dir, "trees"), 0o755); err != nil {
+		return nil, err
 	}
 	noise := make([]byte, fileSize/2)
 	for i := range files {
@@ -70,49 +56,23 @@ func newProject(ctx context.Context, b bucket.Bucket, dir string) (*project, err
 			return nil, err
 		}
 	}
-	p.signer = &trust.Publisher{Client: p.client("publisher"), Keys: p.keys}
-	p.vm.client = p.client("vm")
 	return p, nil
 }
 
-func (p *project) client(name string) *trust.Client {
-	return &trust.Client{Bucket: p.bucket, Dir: filepath.Join(p.dir, name), Anchor: p.anchor}
-}
-
-func (p *project) path(i int) string {
-	return filepath.Join(p.dir, "tree", fmt.Sprintf("file%02d", i))
-}
+func (p *project) path(i int) string { return filepath.Join(p.Tree(), fmt.Sprintf("file%02d", i)) }
 
 // publish changes one file and publishes.
 func (p *project) publish(ctx context.Context) error {
-	p.n++
-	f, err := os.OpenFile(p.path(p.n%files), os.O_WRONLY, 0)
+	n := p.Releases + 1
+	f, err := os.OpenFile(p.path(n%files), os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(f, "release %06d", p.n)
-	if cerr := f.Close(); err != nil || cerr != nil {
-		return fmt.Errorf("change a file: %w", firstOf(err, cerr))
+	_, err = fmt.Fprintf(f, "release %06d", n)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("change a file: %w", err)
 	}
-	step := release.Step{Name: "go", Kind: release.KindRun, Run: "true", Rerun: release.RerunAlways, OnError: release.OnErrorStop, Reboot: release.RebootNever}
-	s := &store.Store{Bucket: p.bucket}
-	got, err := s.Publish(ctx, p.signer, store.PublishOptions{
-		Dir: filepath.Join(p.dir, "tree"), Project: "bench", Owner: "bench", Cache: filepath.Join(p.dir, "cache"),
-		Roles: map[string]release.Role{"web": {Steps: []release.Step{step}, Attempts: 2}}, Source: release.Source{Tool: "bench", By: "bench"},
-	})
-	if err == nil && (!got.New || got.Release != release.Name(p.n)) {
-		err = fmt.Errorf("published %s, want %s", got.Release, release.Name(p.n))
-	}
-	return err
-}
-
-func firstOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return p.Publish(ctx)
 }
 
 // poll asks whether there is a new state, as an agent's timer does.
@@ -129,8 +89,8 @@ func (p *project) update(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := &store.Store{Bucket: v.Over(p.bucket)}
-	c, err := s.Channel(ctx, v, "bench", store.DefaultChannel)
+	s := &store.Store{Bucket: v.Over(p.Bucket)}
+	c, err := s.Channel(ctx, v, operator.Name, store.DefaultChannel)
 	if err != nil {
 		return err
 	}
@@ -149,8 +109,8 @@ func (p *project) update(ctx context.Context) error {
 	if err := store.VerifyStaged(ctx, next, ""); err != nil {
 		return err
 	}
-	if m.Number != p.n {
-		return fmt.Errorf("the VM has %s, want %s", m.Name(), release.Name(p.n))
+	if m.Number != p.Releases {
+		return fmt.Errorf("the VM has %s, want %s", m.Name(), release.Name(p.Releases))
 	}
 	if p.vm.last.Dir != "" {
 		if err := os.RemoveAll(p.vm.last.Dir); err != nil {
@@ -168,7 +128,7 @@ type size struct {
 }
 
 func (p *project) size(ctx context.Context) (s size, err error) {
-	for o, err := range p.bucket.List(ctx, "", "") {
+	for o, err := range p.Bucket.List(ctx, "", "") {
 		if err != nil {
 			return s, err
 		}
@@ -176,10 +136,4 @@ func (p *project) size(ctx context.Context) (s size, err error) {
 		s.bytes += o.Size
 	}
 	return s, nil
-}
-
-// collect deletes all that is not needed in this very moment.
-func (p *project) collect(ctx context.Context) error {
-	_, err := (&store.Store{Bucket: p.bucket}).Collect(ctx, p.signer, store.CollectOptions{})
-	return err
 }

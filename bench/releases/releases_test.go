@@ -26,8 +26,8 @@ func TestCostDoesNotGrow(t *testing.T) {
 	update := func() error { return p.update(t.Context()) }
 	type costs struct{ poll, publish, update int64 }
 	most := func(from, to int) (c costs) {
-		for p.n < to {
-			if p.n < from {
+		for p.Releases < to {
+			if p.Releases < from {
 				cost(publish)
 				continue
 			}
@@ -46,7 +46,7 @@ func TestCostDoesNotGrow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cost(func() error { return p.collect(t.Context()) })
+	cost(func() error { return p.Collect(t.Context()) })
 	left, err := p.size(t.Context())
 	if err != nil {
 		t.Fatal(err)
