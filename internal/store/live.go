@@ -41,7 +41,7 @@ var collectable = []struct {
 }{
 	{kindMetadata, "tuf/metadata/", pattern(`^[1-9][0-9]*\.(targets|releases|channels|snapshot)\.json$`)},
 	{kindTargets, "tuf/targets/", pattern(`^(releases|channels)/[0-9a-f]{64}\.[^/]+\.json$`)},
-	{kindBundles, "tuf/bundles/", pattern(`^([0-9a-f]{64}-)?([0-9a-f]{64})\.zst$`)},
+	{kindBundles, "tuf/bundles/", pattern(`^([0-9a-f]{64}-)([0-9a-f]{64})\.zst$`)},
 	{kindManifests, "manifests/", pattern(`^([0-9a-f]{64}-)?([0-9a-f]{64})\.zst$`)},
 	{kindPacks, "packs/", pattern(`^[0-9a-f]{64}$`)},
 	{kindAgents, "agents/", pattern(`^[0-9a-f]{64}$`)},

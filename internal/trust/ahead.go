@@ -40,11 +40,13 @@ func (u *update) askAheadOf(local files, timestamp *answer) *ahead {
 	return a
 }
 
-// askAhead asks for what the updater begins with. A machine that holds nothing
-// needs the first root before anything else counts.
+// askAhead asks for what the updater begins with.
 func (u *update) askAhead() {
 	if u.local.roots() == 0 {
-		u.askFor(timestampFile, rootFile(1))
+		var wg sync.WaitGroup
+		wg.Go(func() { u.carried = u.readBundle(fullBundle, nil) })
+		u.askFor(timestampFile, rootFile(1), rootFile(2))
+		wg.Wait()
 		return
 	}
 	if u.polled == nil {
@@ -110,7 +112,7 @@ func (u *update) bundle(have, timestamp, dict []byte) map[string][]byte {
 			return objects
 		}
 	}
-	return u.readBundle(bundleKey(timestamp), nil)
+	return u.readBundle(fullBundle, nil)
 }
 
 // readBundle returns what is in a bundle, or nil.

@@ -37,13 +37,13 @@ const (
 	bundleDict = 1 // marks streams with a dictionary
 )
 
-// bundleKey names the bundle of the state with this timestamp.json.
-func bundleKey(timestamp []byte) string {
-	return bundlePrefix + release.DigestOf(timestamp).Hex() + ".zst"
-}
+// fullBundle is the bundle of the newest state. Its name is known to machines
+// that know nothing yet. A copy in it that is of another state has another name
+// than what they then ask for.
+const fullBundle = bundlePrefix + "full.zst"
 
-// nextBundleKey names the same for those who hold the state with the
-// timestamp.json from.
+// nextBundleKey names the bundle of the state with the timestamp.json to, for
+// those who hold the state with the timestamp.json from.
 func nextBundleKey(from, to []byte) string {
 	return bundlePrefix + release.DigestOf(from).Hex() + "-" + release.DigestOf(to).Hex() + ".zst"
 }

@@ -93,8 +93,9 @@ func TestRefresh_AsksInFewRoundTrips(t *testing.T) {
 			t.Errorf("%s: asked for %s; want %s", what, got, want)
 		}
 	}
-	check("new machine", cold, "1 1.root.json, 1 timestamp.json, 2 2.root.json, 2 full bundle")
-	check("new machine without bundle", bare.client(), "1 1.root.json, 1 timestamp.json, 2 2.root.json, 2 full bundle, 3 2.snapshot.json, 4 1.targets.json, 5 2.releases.json, 6 2.channels.json")
+	check("new machine", cold, "1 1.root.json, 1 2.root.json, 1 full bundle, 1 timestamp.json")
+	stale := w.read(fullBundle)
+	check("new machine without bundle", bare.client(), "1 1.root.json, 1 2.root.json, 1 full bundle, 1 timestamp.json, 2 2.snapshot.json, 3 1.targets.json, 4 2.releases.json, 5 2.channels.json")
 	check("nothing new", cold, "1 timestamp.json")
 	w.now = w.now.Add(rootInterval)
 	check("look for a root", cold, "1 2.root.json, 1 timestamp.json")
@@ -102,6 +103,11 @@ func TestRefresh_AsksInFewRoundTrips(t *testing.T) {
 	check("one release", cold, sideBySide)
 	mustRefresh(t, resigned)
 	mustRefresh(t, revised)
+	fresh := w.read(fullBundle)
+	w.write(fullBundle, stale)
+	check("new machine and a bundle of the state before", w.client(), "1 1.root.json, 1 2.root.json, 1 full bundle, 1 timestamp.json, 2 3.snapshot.json, 3 3.releases.json, 4 3.channels.json")
+	w.write(fullBundle, fresh)
+	check("new machine later", w.client(), "1 1.root.json, 1 2.root.json, 1 full bundle, 1 timestamp.json")
 	check("a release later", laggard, "1 2.root.json, 1 timestamp.json, 2 next bundle")
 	if _, err := w.pub.Resign(t.Context()); err != nil {
 		t.Fatal(err)
@@ -232,7 +238,7 @@ func TestAttack_Bundle(t *testing.T) {
 	}
 	others := copyBucket(t, other.bucket)
 
-	honest, err := unpackBundle(all[bundleKey(to)], nil)
+	honest, err := unpackBundle(all[fullBundle], nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +302,7 @@ func TestAttack_Bundle(t *testing.T) {
 			for key, b := range all {
 				put(t, mem, key, b)
 			}
-			put(t, mem, bundleKey(to), bundles[0])
+			put(t, mem, fullBundle, bundles[0])
 			put(t, mem, nextBundleKey(from, to), bundles[1])
 			hostile := copyBucket(t, mem)
 			for what, c := range map[string]*Client{"new": w.client(), "held": cloneClient(t, held)} {
@@ -318,7 +324,7 @@ func TestAttack_Bundle(t *testing.T) {
 				}
 				// And where the bucket lies in the same way, nothing counts.
 				restore(t, mem, old)
-				put(t, mem, bundleKey(to), bundles[0])
+				put(t, mem, fullBundle, bundles[0])
 				put(t, mem, nextBundleKey(from, to), bundles[1])
 				refused(t, c, ErrRollback, "timestamp.json")
 			}
@@ -334,14 +340,13 @@ func TestAttack_BundleAndBucketMixed(t *testing.T) {
 	old := copyBucket(t, w.bucket)
 	w.publish()
 	want := w.current()
-	to := w.read(metadataPrefix + timestampFile)
 	for _, file := range []string{snapshotFile, releasesFile, channelsFile} {
 		key := versionedKey(file, 3)
 		w.write(key, old[versionedKey(file, 2)])
 		if v := mustRefresh(t, w.client()); !v.set.files.equal(want.files) {
 			t.Errorf("%s: another state", file)
 		}
-		objects, err := unpackBundle(w.read(bundleKey(to)), nil)
+		objects, err := unpackBundle(w.read(fullBundle), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -355,14 +360,14 @@ func TestAttack_BundleAndBucketMixed(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			w.write(bundleKey(to), b)
+			w.write(fullBundle, b)
 			refused(t, w.client(), ErrUntrusted, strings.TrimSuffix(file, ".json"))
 		}
 		b, err := packBundle(good, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.write(bundleKey(to), b)
+		w.write(fullBundle, b)
 		w.write(key, want.files[file])
 	}
 }
@@ -482,11 +487,11 @@ func FuzzBundle(f *testing.F) {
 	objects := copyBucket(f, w.bucket)
 	to := w.read(metadataPrefix + timestampFile)
 	want := w.current()
-	plain, err := unpackBundle(objects[bundleKey(to)], nil)
+	plain, err := unpackBundle(objects[fullBundle], nil)
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(objects[bundleKey(to)], false)
+	f.Add(objects[fullBundle], false)
 	f.Add(objects[nextBundleKey(from, to)], false)
 	for key, b := range plain {
 		f.Add(fmt.Appendf(nil, "%s %d\n%s", key, len(b), b), true)
@@ -509,7 +514,7 @@ func FuzzBundle(f *testing.F) {
 		for key, data := range objects {
 			put(t, mem, key, data)
 		}
-		put(t, mem, bundleKey(to), b)
+		put(t, mem, fullBundle, b)
 		put(t, mem, nextBundleKey(from, to), next)
 		c := &Client{Bucket: mem, Dir: t.TempDir(), Anchor: w.anchor, Now: w.clock}
 		d := &durable{disk: osDisk{c.Dir}, anchor: c.Anchor}
@@ -556,7 +561,7 @@ func TestCopyTo_BundlesGoAlong(t *testing.T) {
 			t.Errorf("asked for %s; want %s", got, want)
 		}
 	}
-	is("1 1.root.json, 1 timestamp.json, 2 2.root.json, 2 full bundle")
+	is("1 1.root.json, 1 2.root.json, 1 full bundle, 1 timestamp.json")
 	w.publish()
 	have = copyState(have)
 	is("1 timestamp.json, 2 2.root.json, 2 next bundle")

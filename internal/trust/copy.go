@@ -80,7 +80,7 @@ func (v *View) CopyTo(ctx context.Context, to *Client, have *View, owner string)
 // if v's bucket has them. They are as little to be trusted there as here.
 func (v *View) copyBundles(ctx context.Context, to *Client, have *View) {
 	ts := v.set.files[timestampFile]
-	keys := []string{bundleKey(ts)}
+	keys := []string{fullBundle}
 	if have != nil {
 		keys = append(keys, nextBundleKey(have.set.files[timestampFile], ts))
 	}

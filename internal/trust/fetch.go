@@ -131,9 +131,6 @@ func (u *update) workflow(ahead bool) (*set, error) {
 			return nil, err
 		}
 		u.local = files{rootFile(1): b}
-		if ahead {
-			u.awaitBundle()
-		}
 	}
 	// Most often there is no other root. Metadata are verified, and what they
 	// name is got ready, as if it were so while the bucket is asked; they are

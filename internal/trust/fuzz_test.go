@@ -110,7 +110,7 @@ func FuzzLease(f *testing.F) {
 func FuzzUnpackBundle(f *testing.F) {
 	w := newWorld(f)
 	w.publish()
-	b := w.read(bundleKey(w.read(metadataPrefix + timestampFile)))
+	b := w.read(fullBundle)
 	plain, err := unpackBundle(b, nil)
 	if err != nil {
 		f.Fatal(err)

@@ -154,7 +154,7 @@ func (p *Publisher) bundles(base *View, s *set, channels map[string][]byte, c Ch
 		}
 		out[key] = b
 	}
-	pack(bundleKey(s.files[timestampFile]), full, nil)
+	pack(fullBundle, full, nil)
 	pack(nextBundleKey(old[timestampFile], s.files[timestampFile]), next, dictionary(old))
 	return out
 }
@@ -162,14 +162,17 @@ func (p *Publisher) bundles(base *View, s *set, channels map[string][]byte, c Ch
 // inherited returns what the bundle of base carries for new readers beside
 // metadata, for a state that brings nothing of its own.
 func (p *Publisher) inherited(ctx context.Context, base *View) Carry {
-	key := bundleKey(base.set.files[timestampFile])
-	packed, _, err := get(ctx, p.Client.Bucket, key, bucket.GetOptions{}, maxBundleBytes)
+	packed, _, err := get(ctx, p.Client.Bucket, fullBundle, bucket.GetOptions{}, maxBundleBytes)
 	if err != nil {
 		return Carry{}
 	}
 	objects, err := unpackBundle(packed, nil)
 	if err != nil {
 		return Carry{}
+	}
+	snapshot := versionedKey(snapshotFile, base.set.versions()[snapshotFile])
+	if !bytes.Equal(objects[snapshot], base.set.files[snapshotFile]) {
+		return Carry{} // of another state
 	}
 	base.carry(objects)
 	maps.DeleteFunc(objects, func(key string, _ []byte) bool {
