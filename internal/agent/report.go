@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -264,23 +265,57 @@ func (s *session) send(ctx context.Context) error {
 	if !s.reachable() {
 		return s.problem
 	}
-	err := s.sendLog(ctx)
-	if errors.Is(err, bucket.ErrPermission) && s.otherwise(ctx) {
-		err = s.sendLog(ctx)
+	logErr, err := s.sendBoth(ctx)
+	without := logErr != nil
+	moved := errors.Is(logErr, bucket.ErrPermission) && s.otherwise(ctx)
+	if moved {
+		logErr = s.sendLog(ctx)
 	}
 	switch {
-	case errors.Is(err, bucket.ErrPermission):
+	case errors.Is(logErr, bucket.ErrPermission):
 		// Better seen without a log than not seen at all.
 		s.warning("the bucket does not let this VM write its log: give it the right to write below logs/" + s.folder() + "/")
-	case err != nil:
-		return err
+	case logErr != nil:
+		return logErr
 	}
-	s.at("Reported_Enter")
-	err = s.store.PutReport(ctx, s.report())
+	if without && (moved || err == nil) {
+		err = s.store.PutReport(ctx, s.report())
+	}
 	if errors.Is(err, bucket.ErrPermission) && s.otherwise(ctx) {
 		err = s.store.PutReport(ctx, s.report())
 	}
 	return err
+}
+
+// sendBoth uploads the log of the last run, if there is one to upload, and the
+// report, side by side: a report whose log does not arrive has to be sent again.
+// With mirrors one comes after the other, and without the log there is no report.
+func (s *session) sendBoth(ctx context.Context) (logErr, err error) {
+	log, err := s.unsentLog()
+	if err != nil {
+		return err, nil
+	}
+	if log == nil || s.several() {
+		if err := s.sendLog(ctx); err != nil {
+			return err, nil
+		}
+		s.at("Reported_Enter")
+		return nil, s.store.PutReport(ctx, s.report())
+	}
+	s.at("Reported_Enter")
+	last := s.state.Last
+	last.Log = store.LogName(s.state.Runs)
+	r := s.report()
+	var wg sync.WaitGroup
+	wg.Go(func() { _, logErr = s.store.PutLog(ctx, s.state.VM, s.state.Runs, log) })
+	err = s.store.PutReport(ctx, r)
+	wg.Wait()
+	if logErr != nil {
+		last.Log = ""
+		return logErr, err
+	}
+	s.state.Runs++
+	return nil, err
 }
 
 // folder is where this VM writes below reports/ and logs/.
@@ -310,27 +345,33 @@ func (s *session) confine(ctx context.Context) bool {
 // callerTime bounds the question who this VM is for the bucket.
 const callerTime = 10 * time.Second
 
-// sendLog uploads the log of the last run, unless it is there already or
-// nothing in it is worth reading.
+// sendLog uploads the log of the last run, if there is one to upload.
 func (s *session) sendLog(ctx context.Context) error {
-	last := s.state.Last
-	if last == nil || last.Log != "" || quiet(last) || s.clock.Caps().ReadOnly {
-		return nil
-	}
-	b, err := readBounded(s.Paths.RunLog(last.ID), maxLogHead+maxLogTail+4096)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	log, err := s.unsentLog()
+	if err != nil || log == nil {
 		return err
 	}
-	name, err := s.store.PutLog(ctx, s.state.VM, s.state.Runs, b)
+	name, err := s.store.PutLog(ctx, s.state.VM, s.state.Runs, log)
 	if err != nil {
 		return err
 	}
 	s.state.Runs++
-	last.Log = name
+	s.state.Last.Log = name
 	return nil
+}
+
+// unsentLog returns the log of the last run, nil when it is in the bucket
+// already or nothing in it is worth reading.
+func (s *session) unsentLog() ([]byte, error) {
+	last := s.state.Last
+	if last == nil || last.Log != "" || quiet(last) || s.clock.Caps().ReadOnly {
+		return nil, nil
+	}
+	b, err := readBounded(s.Paths.RunLog(last.ID), maxLogHead+maxLogTail+4096)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return b, err
 }
 
 // tryLog uploads the log of a failed run before another run takes its place.

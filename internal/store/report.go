@@ -51,13 +51,16 @@ func (s *Store) PutLog(ctx context.Context, vm string, n int64, log []byte) (str
 	if err != nil {
 		return "", fmt.Errorf("write log: %w", err)
 	}
-	name := fmt.Sprintf("%d.zst", n%release.MaxReportedRuns)
+	name := LogName(n)
 	z := c.normal.EncodeAll(shorten(log), nil)
 	if _, err := s.Bucket.Put(ctx, logKey(cmp.Or(s.Folder, vm), name), bytes.NewReader(z), bucket.Condition{}); err != nil {
 		return "", fmt.Errorf("write log: %w", err)
 	}
 	return name, nil
 }
+
+// LogName returns the name that PutLog gives to the log of run n.
+func LogName(n int64) string { return fmt.Sprintf("%d.zst", n%release.MaxReportedRuns) }
 
 // shorten keeps the start and the end of a log that is too long.
 func shorten(log []byte) []byte {
