@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -18,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/bootwell/bootwell/internal/await"
 )
 
 // Keys of the server's root user, and its region.
@@ -103,7 +104,7 @@ func prefixed(prefix string, names []string) []string {
 }
 
 func (w *World) serve(binary string) error {
-	addr, err := freeAddress()
+	addr, err := await.Address("127.0.0.1")
 	if err != nil {
 		return err
 	}
@@ -121,51 +122,16 @@ func (w *World) serve(binary string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start versitygw: %w", err)
 	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	if err := ready(w.ctx, "http://"+addr+"/healthz", ended); err != nil {
+	if err := await.Server(w.ctx, "versitygw", ended, await.Answer(client, "http://"+addr+"/healthz", http.StatusOK)); err != nil {
 		cmd.Process.Kill()
 		<-ended
 		return fmt.Errorf("%w: %s", err, strings.TrimSpace(said.String()))
 	}
 	w.addr, w.ended = addr, ended
 	return nil
-}
-
-// ready waits until url answers; ended tells that the server gave up.
-func ready(ctx context.Context, url string, ended chan error) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-		if err != nil {
-			return err
-		}
-		if resp, err := client.Do(req); err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return nil
-			}
-		}
-		select {
-		case err := <-ended:
-			ended <- err
-			return fmt.Errorf("versitygw ended: %v", err)
-		case <-ctx.Done():
-			return fmt.Errorf("versitygw was not ready: %w", ctx.Err())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 // Endpoint returns the URL of the server behind the proxy.

@@ -10,7 +10,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -27,6 +26,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/sas"
 
+	"github.com/bootwell/bootwell/internal/await"
 	"github.com/bootwell/bootwell/internal/needs"
 )
 
@@ -143,7 +143,7 @@ func (a *Azurite) start() error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	if err := a.ready(ended); err != nil {
+	if err := await.Server(context.Background(), "azurite", ended, await.Answer(&http.Client{Transport: a.transport}, a.Endpoint(), 0)); err != nil {
 		cmd.Process.Kill()
 		text, _ := os.ReadFile(log.Name())
 		return fmt.Errorf("%w; it said:\n%s", err, text)
@@ -154,29 +154,6 @@ func (a *Azurite) start() error {
 		<-ended
 	})
 	return nil
-}
-
-func (a *Azurite) ready(ended chan error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, a.Endpoint(), nil)
-		if err != nil {
-			return err
-		}
-		if resp, err := a.transport.RoundTrip(req); err == nil {
-			resp.Body.Close()
-			return nil
-		}
-		select {
-		case err := <-ended:
-			ended <- err
-			return fmt.Errorf("azurite ended: %v", err)
-		case <-ctx.Done():
-			return errors.New("azurite was not ready in two minutes")
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
 }
 
 // selfSigned writes a certificate of host that is its own authority.

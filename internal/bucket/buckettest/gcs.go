@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -25,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bootwell/bootwell/internal/await"
 	"github.com/bootwell/bootwell/internal/needs"
 )
 
@@ -162,9 +162,16 @@ func (s *GCS) start(binary, addr string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start fake-gcs-server: %w", err)
 	}
+	ready := func(ctx context.Context) error {
+		status, _, err := s.ask(ctx, http.MethodGet, "/_internal/healthcheck", nil)
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("status %d", status)
+		}
+		return err
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	if err := s.ready(ended); err != nil {
+	if err := await.Server(context.Background(), "fake-gcs-server", ended, ready); err != nil {
 		cmd.Process.Kill()
 		text, _ := os.ReadFile(s.logFile)
 		return fmt.Errorf("%w; it said:\n%s", err, text)
@@ -174,24 +181,6 @@ func (s *GCS) start(binary, addr string) error {
 		<-ended
 	})
 	return nil
-}
-
-func (s *GCS) ready(ended chan error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	for {
-		if status, _, err := s.ask(ctx, http.MethodGet, "/_internal/healthcheck", nil); err == nil && status == http.StatusOK {
-			return nil
-		}
-		select {
-		case err := <-ended:
-			ended <- err
-			return fmt.Errorf("fake-gcs-server ended: %v", err)
-		case <-ctx.Done():
-			return errors.New("fake-gcs-server was not ready in a minute")
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
 
 // URL returns the gs: URL of a prefix in a bucket on this server.

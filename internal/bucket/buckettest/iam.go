@@ -2,6 +2,7 @@ package buckettest
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/xml"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"github.com/bootwell/bootwell/internal/await"
 )
 
 // An IAM is an S3 server whose users have policies in the language of AWS,
@@ -48,22 +51,18 @@ func VersityIAM(t testing.TB) *IAM {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan struct{})
-	go func() { cmd.Wait(); close(ended) }()
-	t.Cleanup(func() { cmd.Process.Kill(); <-ended })
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-		if _, err := os.Stat(socket); err == nil {
-			break
-		}
-		select {
-		case <-ended:
-			t.Fatalf("versitygw iam ended: %s", out.String())
-		default:
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("versitygw iam was not ready in a minute")
-		}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	ready := func(context.Context) error {
+		_, err := os.Stat(socket)
+		return err
 	}
+	if err := await.Server(t.Context(), "versitygw iam", ended, ready); err != nil {
+		cmd.Process.Kill()
+		<-ended
+		t.Fatalf("%v; it said:\n%s", err, out.String())
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); <-ended })
 	return &IAM{Server: StartVersityGW(t, ServerConfig{iam: socket}), addr: addr}
 }
 

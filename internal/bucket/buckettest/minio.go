@@ -1,6 +1,7 @@
 package buckettest
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -8,11 +9,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
+	"github.com/bootwell/bootwell/internal/await"
 	"github.com/bootwell/bootwell/internal/needs"
 )
 
@@ -80,32 +81,17 @@ func (m *MinIO) start() error {
 		cmd.Process.Kill()
 		<-ended
 	}
-	if err := m.ready(ended); err != nil {
+	// What temporary keys need is the last to be there.
+	ready := func(context.Context) error {
+		_, err := m.assumeRole("")
+		return err
+	}
+	if err := await.Server(context.Background(), "minio", ended, ready); err != nil {
 		m.stop()
 		text, _ := os.ReadFile(log)
 		return fmt.Errorf("%w; it said:\n%s", err, text)
 	}
 	return nil
-}
-
-// ready waits until the server gives temporary keys: what it needs for that is
-// the last to be there.
-func (m *MinIO) ready(ended chan error) error {
-	late := time.After(time.Minute)
-	for {
-		_, err := m.assumeRole("")
-		if err == nil {
-			return nil
-		}
-		select {
-		case end := <-ended:
-			ended <- end
-			return fmt.Errorf("minio ended: %v", end)
-		case <-late:
-			return fmt.Errorf("minio was not ready in a minute: %w", err)
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
 }
 
 // Restart starts the server again with another secret of the root user. The

@@ -134,16 +134,6 @@ func ownLoopback() string {
 	return fmt.Sprintf("127.%d.%d.%d", 16+rand.IntN(200), rand.IntN(256), 1+rand.IntN(250))
 }
 
-func freeAddressOn(t testing.TB, host string) string {
-	t.Helper()
-	l, err := net.Listen("tcp", host+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func (s *Swift) path(names ...string) string {
 	return filepath.Join(append([]string{s.cfg.Dir}, names...)...)
 }

@@ -3,9 +3,7 @@ package buckettest
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -18,6 +16,7 @@ import (
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 
+	"github.com/bootwell/bootwell/internal/await"
 	"github.com/bootwell/bootwell/internal/needs"
 )
 
@@ -119,14 +118,15 @@ func isExecutable(p string) bool {
 	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }
 
-func freeAddress(t testing.TB) string {
+func freeAddress(t testing.TB) string { t.Helper(); return freeAddressOn(t, "127.0.0.1") }
+
+func freeAddressOn(t testing.TB, host string) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := await.Address(host)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 func (s *Server) start() error {
@@ -152,7 +152,7 @@ func (s *Server) start() error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	if err := s.ready(ended); err != nil {
+	if err := await.Server(context.Background(), "versitygw", ended, await.Answer(s.cfg.Client, s.Endpoint()+"/healthz", http.StatusOK)); err != nil {
 		cmd.Process.Kill()
 		text, _ := os.ReadFile(s.log)
 		return fmt.Errorf("%w; it said:\n%s", err, text)
@@ -173,31 +173,6 @@ func (s *Server) command(args ...string) *exec.Cmd {
 		s.cfg.Hook(cmd)
 	}
 	return cmd
-}
-
-func (s *Server) ready(ended chan error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
-	defer cancel()
-	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Addr+"/healthz", nil)
-		if err != nil {
-			return err
-		}
-		if resp, err := s.cfg.Client.Do(req); err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return nil
-			}
-		}
-		select {
-		case err := <-ended:
-			ended <- err
-			return fmt.Errorf("versitygw ended: %v", err)
-		case <-ctx.Done():
-			return errors.New("versitygw was not ready in a minute")
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
 
 // URL returns the s3: URL of a prefix in a bucket on this server.
