@@ -150,7 +150,7 @@ func (w *ec2World) page(t *testing.T) string {
 
 func (w *ec2World) scheduled(t *testing.T) {
 	same(t, "timer", w.sh(t, "systemctl is-active bootwell.timer; systemctl is-enabled bootwell.timer"), "active\nenabled")
-	has(t, "timer", w.sh(t, "systemctl show bootwell.timer"), "OnBootUSec=", "OnCalendar=*-*-* *:*:", "RandomizedDelayUSec=1s", "FixedRandomDelay=yes", "Unit=bootwell.service")
+	has(t, "timer", w.sh(t, "systemctl show bootwell.timer"), "OnBootUSec=", "OnUnitInactiveUSec=", "OnCalendar=*-*-* *:*:", "RandomizedDelayUSec=1s", "FixedRandomDelay=yes", "Unit=bootwell.service")
 	has(t, "service", w.sh(t, "systemctl show bootwell.service"), "Type=oneshot", "SuccessExitStatus=10 13", "KillMode=process", "TimeoutStartUSec=infinity", "/usr/local/bin/bootwell-agent apply --timer")
 	w.sh(t, "systemd-analyze verify /etc/systemd/system/bootwell.service /etc/systemd/system/bootwell.timer")
 	same(t, "failed units", w.sh(t, "systemctl list-units --failed --plain --no-legend"), "")

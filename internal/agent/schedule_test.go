@@ -152,6 +152,22 @@ func TestNextRun_IsWhenTheScheduleStartsTheAgent(t *testing.T) {
 	}
 }
 
+// TestTimer_TimeWithoutPollIsLongerThanAPeriod: two polls in one would be twice
+// the cost, and none at all a VM that is lost.
+func TestTimer_TimeWithoutPollIsLongerThanAPeriod(t *testing.T) {
+	for _, poll := range []time.Duration{time.Minute, 5 * time.Minute, 90 * time.Minute, 24 * time.Hour} {
+		s := ScheduleOf(poll, "i-0abc")
+		_, rest, _ := strings.Cut(timerUnit(s), "\nOnUnitInactiveSec=")
+		var seconds int
+		if _, err := fmt.Sscanf(rest, "%ds\n", &seconds); err != nil {
+			t.Errorf("%v: %v in\n%s", poll, err, timerUnit(s))
+		}
+		if d := time.Duration(seconds) * time.Second; d < s.Every+time.Minute || d > 2*s.Every {
+			t.Errorf("one poll in %v, and at the latest after %v", s.Every, d)
+		}
+	}
+}
+
 // TestSchedule_IsEven counts the VMs in each sixtieth of the period: a fair
 // draw has a chi-square of about 59 and above 120 once in 10 million times.
 func TestSchedule_IsEven(t *testing.T) {

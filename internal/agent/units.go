@@ -28,7 +28,10 @@ SyslogIdentifier=bootwell
 }
 
 // timerUnit is the systemd timer. Many VMs of a large fleet share a second of
-// the period, so that each has its own place in that second too.
+// the period, so that each has its own place in that second too. Each poll
+// begins the time without one anew, so that it comes to its end only where the
+// calendar does not: a systemd before 252 can go on to wait for the year in
+// which the clock was before it was set back.
 func timerUnit(s Schedule) string {
 	return fmt.Sprintf(`# Written by bootwell-agent install. The times follow the role's schedule.
 [Unit]
@@ -37,13 +40,14 @@ Description=Poll for bootwell releases
 [Timer]
 OnBootSec=%ds
 OnCalendar=%s
+OnUnitInactiveSec=%ds
 RandomizedDelaySec=1s
 FixedRandomDelay=true
 AccuracySec=1us
 
 [Install]
 WantedBy=timers.target
-`, int(s.Boot.Seconds()), s.calendar())
+`, int(s.Boot.Seconds()), s.calendar(), int(2*s.Every.Seconds()))
 }
 
 const cronPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
