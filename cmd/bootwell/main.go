@@ -5,6 +5,8 @@ package main
 import (
 	"context"
 	"os"
+	"runtime"
+	"runtime/debug"
 	"strings"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -22,8 +24,16 @@ import (
 var version = "dev" // set by the linker
 
 func main() {
+	collectLate()
 	s := cli.NewSession("bootwell", version, open)
 	os.Exit(s.Run(operator.Root(s), os.Args[1:]))
+}
+
+// collectLate has the first garbage collection come at 64 MiB of heap instead
+// of 4: most commands, and the publish of a few files, end before it.
+func collectLate() {
+	debug.SetGCPercent(1600)
+	runtime.AddCleanup(new([16]byte), func(percent int) { debug.SetGCPercent(percent) }, 100)
 }
 
 // open is all that an operator can publish to or read from. No metadata

@@ -17,15 +17,17 @@ func (m *Manifest) Bytes() ([]byte, error) { return m.encode(true) }
 // Sealed returns the canonical JSON of m after it has checked that
 // [ParseManifest] takes it. Its errors are those of ParseManifest.
 func (m *Manifest) Sealed() ([]byte, error) {
+	checked := make(chan error, 1)
+	go func() { checked <- m.check() }()
 	b, err := m.Bytes()
-	if err != nil {
+	wrong := <-checked
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if len(b) > MaxManifestBytes {
+	case len(b) > MaxManifestBytes:
 		return nil, errTooLong(len(b))
-	}
-	if err := m.check(); err != nil {
-		return nil, fmt.Errorf("manifest: %w: %w", err, ErrFormat)
+	case wrong != nil:
+		return nil, fmt.Errorf("manifest: %w: %w", wrong, ErrFormat)
 	}
 	// What the files are written as reads back the same; only what people wrote
 	// is worth a second look.

@@ -80,8 +80,8 @@ func (u *publication) readChannels(ctx context.Context, st *state) error {
 	return nil
 }
 
-// readRecent reads the manifest that the channel names, and the bytes of those
-// from which deltas are made.
+// readRecent finds the last releases, and reads the manifest that the channel
+// names.
 func (u *publication) readRecent(ctx context.Context, st *state) error {
 	if st.channel != nil {
 		t, ok := st.view.Target(releaseTarget(st.channel.Release))
@@ -95,17 +95,14 @@ func (u *publication) readRecent(ctx context.Context, st *state) error {
 			st.recent = append(st.recent, t)
 		}
 	}
-	g, gctx := errgroup.WithContext(ctx)
-	for i, t := range st.recent[:min(len(st.recent), deltasKept)] {
-		g.Go(func() error {
-			body, err := u.body(gctx, st, t)
-			if err == nil && i == 0 && st.channel != nil {
-				st.before, err = parseNamed(body, targetName(t.Name))
-			}
-			return err
-		})
+	if st.channel == nil {
+		return nil
 	}
-	return g.Wait()
+	body, err := u.body(ctx, st, st.recent[0])
+	if err == nil {
+		st.before, err = parseNamed(body, st.channel.Release)
+	}
+	return err
 }
 
 // body returns the verified bytes of a manifest.
@@ -142,18 +139,10 @@ func parseNamed(b []byte, name string) (*release.Manifest, error) {
 	return m, nil
 }
 
-// dictionaries returns what deltas to the next manifest are made from.
-func (st *state) dictionaries() (froms []text) {
-	for _, t := range st.recent[:min(len(st.recent), deltasKept)] {
-		froms = append(froms, text{t.Digest, st.bodies[t.Digest]})
-	}
-	return froms
-}
-
 // index returns where content of the tree is stored already.
 func (u *publication) index(ctx context.Context, st *state) (index, error) {
 	usable := func(p release.Pack) bool { return !u.stock.taken() || u.stock.holds(p) }
-	x := index{}
+	x := make(index, len(u.files))
 	if st.before != nil {
 		x.addManifest(st.before, usable)
 	}

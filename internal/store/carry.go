@@ -43,21 +43,23 @@ func (f *fresh) add(p release.Pack, data []byte) {
 	f.packs[key] = data
 }
 
+// wholeBytes bounds the manifests that are tried whole: few that are larger
+// come below carryBytes.
+const wholeBytes = 16 * carryBytes
+
 // carried is what travels with the metadata of a new release: its small new
-// packs, and its manifest as a delta for those who have the release before,
-// which is the second of ways, and for others whole, if it is small.
-func carried(ways []object, before bool, f fresh) trust.Carry {
+// packs, and its manifest as a delta for those who have the release before, and
+// for others whole, as far as these are small. Either may be nil.
+func carried(whole, next *object, f fresh) trust.Carry {
 	c := trust.Carry{Next: map[string][]byte{}, Full: map[string][]byte{}}
-	if whole := ways[0]; len(whole.data) <= carryBytes {
+	if whole != nil && len(whole.data) <= carryBytes {
 		c.Full[whole.key] = whole.data
-		if !before {
+		if next == nil {
 			c.Next[whole.key] = whole.data
 		}
 	}
-	if before {
-		if d := ways[1]; len(d.data) <= carryBytes {
-			c.Next[d.key] = d.data
-		}
+	if next != nil && len(next.data) <= carryBytes {
+		c.Next[next.key] = next.data
 	}
 	for key, data := range f.packs {
 		c.Next[key], c.Full[key] = data, data

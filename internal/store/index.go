@@ -46,7 +46,7 @@ func (x index) addManifest(m *release.Manifest, usable func(release.Pack) bool) 
 // forget drops the places in packs that are better written anew for files.
 func (x index) forget(files []release.File) {
 	live := map[release.Pack]int64{}
-	seen := map[release.Digest]bool{}
+	seen := make(map[release.Digest]bool, len(x))
 	for _, f := range files {
 		for _, b := range f.Blobs {
 			if p, ok := x[b.Digest]; ok && !seen[b.Digest] {
@@ -56,6 +56,9 @@ func (x index) forget(files []release.File) {
 		}
 	}
 	drop := rewritten(live)
+	if len(drop) == 0 {
+		return
+	}
 	for d, p := range x {
 		if drop[p.pack] {
 			delete(x, d)
@@ -121,7 +124,9 @@ func (x index) missing(files []release.File) (list []piece, bytes int64) {
 func (x index) locate(files []release.File, before []release.Pack) ([]release.File, []release.Pack) {
 	used := map[release.Pack]bool{}
 	var order []release.Pack
+	n := 0
 	for _, f := range files {
+		n += len(f.Blobs)
 		for _, b := range f.Blobs {
 			if p := x[b.Digest].pack; !used[p] {
 				used[p] = true
@@ -134,9 +139,13 @@ func (x index) locate(files []release.File, before []release.Pack) ([]release.Fi
 	for i, p := range packs {
 		at[p] = i
 	}
-	out := slices.Clone(files)
+	out, blobs := slices.Clone(files), make([]release.Blob, 0, n)
 	for i := range out {
-		out[i].Blobs = slices.Clone(out[i].Blobs)
+		first := len(blobs)
+		blobs = append(blobs, out[i].Blobs...)
+		if out[i].Blobs != nil {
+			out[i].Blobs = blobs[first:len(blobs):len(blobs)]
+		}
 		for j := range out[i].Blobs {
 			b := &out[i].Blobs[j]
 			p := x[b.Digest]

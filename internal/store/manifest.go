@@ -176,24 +176,32 @@ func manifestWays(body []byte, before []*release.Manifest) ([]object, error) {
 
 // waysFrom is manifestWays for those who have the bytes.
 func waysFrom(to text, froms []text) ([]object, error) {
-	c, err := sharedCoders()
-	if err != nil {
-		return nil, err
-	}
 	ways := make([]object, 1+len(froms))
 	var g errgroup.Group
-	g.Go(func() error {
-		ways[0] = object{packedManifest(to.digest), c.compress(to.body)}
-		return nil
+	g.Go(func() (err error) {
+		ways[0], err = wholeWay(to)
+		return err
 	})
 	for i, from := range froms {
-		g.Go(func() error {
-			z, err := delta(from.body, to.body)
-			ways[1+i] = object{deltaManifest(from.digest, to.digest), z}
+		g.Go(func() (err error) {
+			ways[1+i], err = deltaWay(from, to)
 			return err
 		})
 	}
 	return ways, g.Wait()
+}
+
+func wholeWay(to text) (object, error) {
+	c, err := sharedCoders()
+	if err != nil {
+		return object{}, err
+	}
+	return object{packedManifest(to.digest), c.compress(to.body)}, nil
+}
+
+func deltaWay(from, to text) (object, error) {
+	z, err := delta(from.body, to.body)
+	return object{deltaManifest(from.digest, to.digest), z}, err
 }
 
 // putObjects uploads objects side by side.

@@ -36,6 +36,12 @@ func newOutbox(ctx context.Context, b bucket.Bucket) *outbox {
 // never), unless that was sent before. It waits while many others are under way.
 // Its error is that of an upload before.
 func (o *outbox) send(key string, data []byte, after func()) error {
+	return o.sendMade(key, func() ([]byte, error) { return data, nil }, after)
+}
+
+// sendMade is send for data that are still to be made, by another goroutine;
+// nil without an error is not uploaded.
+func (o *outbox) sendMade(key string, data func() ([]byte, error), after func()) error {
 	if !o.enter(key) {
 		return nil
 	}
@@ -46,7 +52,11 @@ func (o *outbox) send(key string, data []byte, after func()) error {
 		return o.wait()
 	}
 	go func() {
-		t, err := putNamed(o.ctx, o.bucket, key, data)
+		var t tally
+		b, err := data()
+		if err == nil && b != nil {
+			t, err = putNamed(o.ctx, o.bucket, key, b)
+		}
 		<-o.slots
 		if err == nil && after != nil {
 			after()

@@ -3,10 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math/bits"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 // A patch makes one manifest of another. It is a zstd frame (RFC 8878) of
@@ -20,14 +17,11 @@ const patchBlock = 16
 
 // delta encodes to so that patched restores it from from.
 func delta(from, to []byte) ([]byte, error) {
-	plain := diff(from, to)
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true),
-		zstd.WithWindowSize(1<<20), zstd.WithEncoderLevel(zstd.SpeedDefault))
+	c, err := sharedCoders()
 	if err != nil {
-		return nil, fmt.Errorf("make encoder: %w", err)
+		return nil, err
 	}
-	defer e.Close()
-	return e.EncodeAll(plain, nil), nil
+	return c.normal.EncodeAll(diff(from, to), nil), nil
 }
 
 // diff returns the steps from one text to another.

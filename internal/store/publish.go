@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/release"
 	"github.com/bootwell/bootwell/internal/trust"
@@ -39,7 +41,8 @@ type publication struct {
 	pack  packer
 	stock *stock
 
-	saving sync.WaitGroup // of what is remembered of the tree
+	describe func()         // fills in the options' source, once
+	saving   sync.WaitGroup // of what this machine remembers
 }
 
 // Publish packs the tree, uploads what no recent release holds, and commits
@@ -58,18 +61,12 @@ func (s *Store) Publish(ctx context.Context, p *trust.Publisher, o PublishOption
 	if !channelName().MatchString(o.Channel) {
 		return Published{}, fmt.Errorf("publish: channel %.100q is not made of lower-case letters, digits, dots and hyphens: %w", o.Channel, release.ErrFormat)
 	}
-	if o.Source.Time.IsZero() {
-		o.Source.Time = time.Now()
-		if p.Now != nil {
-			o.Source.Time = p.Now()
-		}
-	}
-	o.Source.Time = o.Source.Time.UTC().Truncate(time.Second)
 	if o.Roles == nil {
 		o.Roles = map[string]release.Role{}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	u := &publication{s: s, p: p, o: o, meter: newMeter(o.Progress), kept: kept{o.Cache}}
+	u.describe = sync.OnceFunc(u.source)
 	u.out = newOutbox(ctx, u.target())
 	u.pack = packer{out: u.out, dir: o.Dir, meter: u.meter, made: index{}}
 	cache := openTreeCache(o.Cache, o.Dir)
@@ -97,6 +94,21 @@ func (s *Store) Publish(ctx context.Context, p *trust.Publisher, o PublishOption
 	out.Uploaded, out.Present, out.Bytes = u.out.sent.uploaded, u.out.sent.present, u.out.sent.bytes
 	out.Seconds = time.Since(start).Seconds()
 	return out, nil
+}
+
+// source completes what the options say of where the tree comes from.
+func (u *publication) source() {
+	src := &u.o.Source
+	if u.o.Describe != nil {
+		*src = u.o.Describe()
+	}
+	if src.Time.IsZero() {
+		src.Time = time.Now()
+		if u.p.Now != nil {
+			src.Time = u.p.Now()
+		}
+	}
+	src.Time = src.Time.UTC().Truncate(time.Second)
 }
 
 // target returns the bucket to write to; nil on a dry run.
@@ -153,7 +165,8 @@ func (u *publication) run(ctx context.Context, cache *treeCache) (Published, err
 	return out, fmt.Errorf("after %d tries: %w", commitTries, err)
 }
 
-// first reads the tree and looks at the bucket side by side.
+// first reads the tree, asks where it comes from and looks at the bucket, side
+// by side.
 func (u *publication) first(ctx context.Context, cache *treeCache) (*state, error) {
 	var st *state
 	var seen error
@@ -164,6 +177,9 @@ func (u *publication) first(ctx context.Context, cache *treeCache) (*state, erro
 		defer close(looked)
 		st, seen = u.look(lctx)
 	}()
+	var described sync.WaitGroup
+	described.Go(u.describe)
+	defer described.Wait()
 	var err error
 	if u.files, err = scan(ctx, u.o.Dir, u.o.Ignore, cache, u.s.log(), u.meter); err != nil {
 		cancel()
@@ -285,24 +301,77 @@ func (u *publication) build(ctx context.Context, st *state, out Published) (Publ
 	if err != nil {
 		return out, err
 	}
-	out.Release, out.Digest = m.Name(), release.DigestOf(body)
-	if out.Roles, err = roleChanges(st.before, m); err != nil {
-		return out, err
-	}
+	to := text{release.DigestOf(body), body}
+	out.Release, out.Digest = m.Name(), to.digest
 	u.meter.phase("sign", 0)
-	ways, err := waysFrom(text{out.Digest, body}, st.dictionaries())
-	if err != nil {
+	var carry trust.Carry
+	var g errgroup.Group
+	g.Go(func() (err error) {
+		out.Roles, err = roleChanges(st.before, m)
+		return err
+	})
+	g.Go(func() (err error) {
+		carry, err = u.sendManifest(st, to)
+		return err
+	})
+	if err := g.Wait(); err != nil || u.o.DryRun {
 		return out, err
 	}
-	for _, w := range ways {
-		if err := u.out.send(w.key, w.data, nil); err != nil {
-			return out, err
+	return out, u.commit(ctx, st, m, to, carry)
+}
+
+// sendManifest sends the manifest in the forms in which it travels, and returns
+// what goes along with the metadata. Forms that cannot do so are made while the
+// commit goes on.
+func (u *publication) sendManifest(st *state, to text) (trust.Carry, error) {
+	var whole, next *object
+	var g errgroup.Group
+	if len(to.body) <= wholeBytes {
+		g.Go(func() error {
+			o, err := wholeWay(to)
+			whole = &o
+			return err
+		})
+	}
+	froms := st.recent[:min(len(st.recent), deltasKept)]
+	if st.before != nil {
+		g.Go(func() error {
+			body, err := u.body(u.out.ctx, st, froms[0])
+			if err != nil {
+				return err
+			}
+			o, err := deltaWay(text{froms[0].Digest, body}, to)
+			next = &o
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return trust.Carry{}, err
+	}
+	for _, o := range []*object{next, whole} {
+		if o != nil {
+			if err := u.out.send(o.key, o.data, nil); err != nil {
+				return trust.Carry{}, err
+			}
 		}
 	}
-	if u.o.DryRun {
-		return out, nil
+	// The outbox takes each key once.
+	err := u.out.sendMade(packedManifest(to.digest), func() ([]byte, error) {
+		o, err := wholeWay(to)
+		return o.data, err
+	}, nil)
+	for _, t := range froms {
+		err = errors.Join(err, u.out.sendMade(deltaManifest(t.Digest, to.digest), func() ([]byte, error) {
+			body, err := u.body(u.out.ctx, st, t)
+			if err != nil {
+				u.s.log().Warn("an older manifest cannot be read: who has it will fetch the new one whole", "err", err)
+				return nil, nil
+			}
+			o, err := deltaWay(text{t.Digest, body}, to)
+			return o.data, err
+		}, nil))
 	}
-	return out, u.commit(ctx, st, m, text{out.Digest, body}, carried(ways, st.before != nil, u.pack.fresh))
+	return carried(whole, next, u.pack.fresh), err
 }
 
 // next returns a number higher than any that was used.
@@ -337,6 +406,10 @@ func (u *publication) commit(ctx context.Context, st *state, m *release.Manifest
 		Carry:  carry,
 		Beside: func(context.Context) error { return u.complete(m) },
 	}
+	u.saving.Go(func() {
+		u.kept.put(to.digest, to.body)
+		u.kept.put(release.DigestOf(pointer), pointer)
+	})
 	v, err := u.p.Commit(ctx, st.view, ch)
 	if err != nil {
 		// A next try must not count on what is still under way.
@@ -345,8 +418,7 @@ func (u *publication) commit(ctx context.Context, st *state, m *release.Manifest
 		}
 		return err
 	}
-	u.kept.put(to.digest, to.body)
-	u.kept.put(release.DigestOf(pointer), pointer)
+	u.saving.Wait()
 	u.kept.prune(v)
 	return nil
 }

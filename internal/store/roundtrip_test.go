@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -225,6 +226,7 @@ func TestDryRunWritesNothing(t *testing.T) {
 	before := content(t, f.b, "")
 	c := bucket.Count(f.b)
 	o := f.options()
+	o.Source.Time = time.Now()
 	o.DryRun = true
 	// Whoever may read can look: there are no keys here.
 	p, err := (&Store{Bucket: c}).Publish(t.Context(), &trust.Publisher{Client: f.client(c)}, o)
@@ -244,7 +246,8 @@ func TestDryRunWritesNothing(t *testing.T) {
 	if len(p.Roles) != 1 || p.Roles[0].Change != ChangeChanged || strings.Join(p.Roles[0].Changed, ",") != "go" || p.Roles[0].Delta == 0 {
 		t.Errorf("roles: %+v", p.Roles)
 	}
-	real, err := f.publishTo(f.b, f.options())
+	o.DryRun = false
+	real, err := f.publishTo(f.b, o)
 	if err != nil || real.Bytes != p.Bytes || real.Uploaded != p.Uploaded {
 		t.Errorf("the real one: %+v, %v; the dry run said %d bytes", real, err, p.Bytes)
 	}

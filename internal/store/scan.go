@@ -307,7 +307,7 @@ func (s *scanner) hash(ctx context.Context) error {
 			total += f.size
 		}
 	}
-	s.meter.phase("scan", total)
+	s.meter.phase(PhaseScan, total)
 	g, ctx := errgroup.WithContext(ctx)
 	work := make(chan *found, len(todo))
 	for _, f := range todo {

@@ -52,6 +52,7 @@ type PublishOptions struct {
 	Channel  string // "stable" if empty
 	Roles    map[string]release.Role
 	Source   release.Source
+	Describe func() release.Source // may be nil; gives Source, and is called once while the tree is read
 	Agents   []Agent
 	Owner    string         // shown to others who find the lock taken
 	DryRun   bool           // tell what would be published; write nothing, sign nothing
@@ -71,8 +72,11 @@ type Progress struct {
 	Text        string // wait: one line that says for whom and until when; told once
 }
 
-// PhaseWait is the phase of a publish that waits for another publisher.
-const PhaseWait = "wait"
+// Phases of a publish that callers know.
+const (
+	PhaseScan = "scan" // of the tree
+	PhaseWait = "wait" // for another publisher
+)
 
 // Published says what a publish did.
 type Published struct {

@@ -25,7 +25,7 @@ func How(cloudName, tool, role, flags string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if !namePattern.MatchString(role) {
+	if !namePattern().MatchString(role) {
 		return "", fmt.Errorf("role %.80q: use lower-case letters, digits, - or _, starting with a letter: %w", role, ErrConfig)
 	}
 	text, ok := map[string]string{HowCommand: c.how.command, HowTerraform: c.how.terraform, HowPacker: c.how.packer}[tool]

@@ -1,7 +1,6 @@
 package userdata
 
 import (
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -24,7 +23,7 @@ var shortNames = map[string]string{
 
 // pyToken matches one token of the Python that the bootstrap is written in:
 // strings in double quotes, words and numbers, spaces, or one other character.
-var pyToken = regexp.MustCompile(`(?s)^(?:"""(?:.*?)"""|"(?:[^"\\\n]|\\.)*"|\w+|[ ]+|.)`)
+var pyToken = pattern(`(?s)^(?:"""(?:.*?)"""|"(?:[^"\\\n]|\\.)*"|\w+|[ ]+|.)`)
 
 // lineLength is up to which statements are put on one line, in bytes: what a
 // screen still shows well.
@@ -125,7 +124,7 @@ func squeeze(code string, rename map[string]string) string {
 	var out strings.Builder
 	prev := byte(0)
 	for code != "" {
-		tok := pyToken.FindString(code)
+		tok := pyToken().FindString(code)
 		code = code[len(tok):]
 		if tok[0] == ' ' {
 			if code != "" && isWord(prev) && isWord(code[0]) {

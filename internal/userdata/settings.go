@@ -6,16 +6,17 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 )
 
 // The settings stand in YAML, Python and shell at once, so only text that
 // means itself in all three is taken. A URL can spell everything else in
 // percent-encoding.
 var (
-	namePattern   = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,62}$`)
-	bucketPattern = regexp.MustCompile(`^[A-Za-z0-9._~:/?\[\]@!&()*+,;=%-]{1,512}$`)
-	plainYAML     = regexp.MustCompile(`^[a-z][A-Za-z0-9._~:/?&()+=%-]*[A-Za-z0-9_/-]$`)
-	notText       = regexp.MustCompile(`^(y|n|yes|no|on|off|true|false|null)$`)
+	namePattern   = pattern(`^[a-z][a-z0-9_-]{0,62}$`)
+	bucketPattern = pattern(`^[A-Za-z0-9._~:/?\[\]@!&()*+,;=%-]{1,512}$`)
+	plainYAML     = pattern(`^[a-z][A-Za-z0-9._~:/?&()+=%-]*[A-Za-z0-9_/-]$`)
+	notText       = pattern(`^(y|n|yes|no|on|off|true|false|null)$`)
 )
 
 // machines are the CPU types as uname spells them.
@@ -28,7 +29,7 @@ const maxMirrors = 8
 // and the parts of the bootstrap that their buckets need.
 func settingsOf(c Config) (lines string, parts []string, err error) {
 	for _, f := range []struct{ what, name string }{{"project", c.Project}, {"role", c.Role}, {"channel", c.Channel}} {
-		if !namePattern.MatchString(f.name) {
+		if !namePattern().MatchString(f.name) {
 			return "", nil, fmt.Errorf("%s %.80q: use lower-case letters, digits, - or _, starting with a letter: %w", f.what, f.name, ErrConfig)
 		}
 	}
@@ -118,8 +119,14 @@ func agentsOf(c Config) (string, error) {
 // yamlText spells s, which has no quote or backslash, so that YAML reads it
 // as text.
 func yamlText(s string) string {
-	if plainYAML.MatchString(s) && !notText.MatchString(s) {
+	if plainYAML().MatchString(s) && !notText().MatchString(s) {
 		return s
 	}
 	return `"` + s + `"`
+}
+
+// pattern is a regular expression that is compiled when it is first needed: most
+// commands write no user-data.
+func pattern(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
 }

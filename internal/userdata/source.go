@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -73,7 +72,7 @@ func parseSource(bucket string) (source, error) {
 	if err := checkQuery(u); err != nil {
 		return source{}, err
 	}
-	if !bucketPattern.MatchString(bucket) {
+	if !bucketPattern().MatchString(bucket) {
 		return fail("%.80q: write other characters than letters, digits and -._~:/?&= in percent-encoding, at most 512 in all", bucket)
 	}
 	dir, err := folder(u)
@@ -85,7 +84,7 @@ func parseSource(bucket string) (source, error) {
 		return source{}, err
 	}
 	// A host can be spelt so that it has other characters only now.
-	if !plainURL.MatchString(s.agents) || !plainURL.MatchString(s.args) {
+	if !plainURL().MatchString(s.agents) || !plainURL().MatchString(s.args) {
 		return fail("%.80q: write the host's name in ASCII", bucket)
 	}
 	s.ca = u.Query().Get("ca")
@@ -116,13 +115,13 @@ func sourceOf(u *url.URL, dir string) (source, error) {
 }
 
 // secretKey matches query keys under which clients put what must stay secret.
-var secretKey = regexp.MustCompile(`(?i)secret|token|passw|key|credential|signature|^sig$|^se?$|_sig$`)
+var secretKey = pattern(`(?i)secret|token|passw|key|credential|signature|^sig$|^se?$|_sig$`)
 
 // plainURL matches what stands in Python as it is.
-var plainURL = regexp.MustCompile(`^[!-~]*$`)
+var plainURL = pattern(`^[!-~]*$`)
 
 // caPattern matches the path of a file on the VM.
-var caPattern = regexp.MustCompile(`^/[A-Za-z0-9._/@+-]{1,200}$`)
+var caPattern = pattern(`^/[A-Za-z0-9._/@+-]{1,200}$`)
 
 // checkQuery takes the options that a VM can follow.
 func checkQuery(u *url.URL) error {
@@ -131,7 +130,7 @@ func checkQuery(u *url.URL) error {
 		return fmt.Errorf("bucket: the part after ? is not key=value: %w", ErrConfig)
 	}
 	known, names := options[u.Scheme], slices.Sorted(maps.Keys(q))
-	if i := slices.IndexFunc(names, secretKey.MatchString); i >= 0 {
+	if i := slices.IndexFunc(names, secretKey().MatchString); i >= 0 {
 		return fmt.Errorf("bucket: %.40q looks like a secret, which everyone on the VM could read; remove it: %w", names[i], ErrConfig)
 	}
 	for _, k := range names {
@@ -142,7 +141,7 @@ func checkQuery(u *url.URL) error {
 			return fmt.Errorf("bucket: option %.40q must be one of %s, once: %w", k, strings.Join(known, ", "), ErrConfig)
 		}
 	}
-	if ca := q.Get("ca"); ca != "" && !caPattern.MatchString(ca) {
+	if ca := q.Get("ca"); ca != "" && !caPattern().MatchString(ca) {
 		return fmt.Errorf("bucket: ca is the path of a file on the VM, such as /etc/ssl/acme.pem, not %.80q: %w", ca, ErrConfig)
 	}
 	return nil
@@ -171,14 +170,14 @@ func folder(u *url.URL) (string, error) {
 }
 
 var (
-	s3Bucket   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$`)
-	s3Region   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$`)
-	dnsLabel   = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$`)
-	account    = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
-	clientID   = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
-	gsBucket   = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$`)
-	container  = regexp.MustCompile(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,255}$`)
-	osRegion   = regexp.MustCompile(`^[A-Za-z0-9._~/-]{1,64}$`)
+	s3Bucket   = pattern(`^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$`)
+	s3Region   = pattern(`^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$`)
+	dnsLabel   = pattern(`^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$`)
+	account    = pattern(`^[a-z0-9]{3,24}$`)
+	clientID   = pattern(`^[A-Za-z0-9-]{1,64}$`)
+	gsBucket   = pattern(`^[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]$`)
+	container  = pattern(`^[A-Za-z0-9_~-][A-Za-z0-9._~-]{0,255}$`)
+	osRegion   = pattern(`^[A-Za-z0-9._~/-]{1,64}$`)
 	interfaces = []string{"public", "internal", "admin"}
 )
 
@@ -193,7 +192,7 @@ func s3Source(u *url.URL, dir string) (source, error) {
 	if region == "" {
 		region = defaultRegion
 	}
-	if !s3Bucket.MatchString(name) || !s3Region.MatchString(region) {
+	if !s3Bucket().MatchString(name) || !s3Region().MatchString(region) {
 		return source{}, fmt.Errorf("bucket %.80q: write s3://name/folder?region=eu-west-1: %w", u, ErrConfig)
 	}
 	base, err := serverURL("endpoint", q.Get("endpoint"), false)
@@ -203,7 +202,7 @@ func s3Source(u *url.URL, dir string) (source, error) {
 	inPath := base != ""
 	if base == "" {
 		base = "https://" + awsHost(region, q.Get("dualstack"))
-		inPath = !dnsLabel.MatchString(name)
+		inPath = !dnsLabel().MatchString(name)
 	}
 	if v := q.Get("path_style"); v != "" {
 		if inPath, err = strconv.ParseBool(v); err != nil {
@@ -234,7 +233,7 @@ func awsHost(region, dualstack string) string {
 // azureSource has the container as the first folder of the path.
 func azureSource(u *url.URL, dir string) (source, error) {
 	q := u.Query()
-	if !account.MatchString(u.Host) || dir == "/" {
+	if !account().MatchString(u.Host) || dir == "/" {
 		return source{}, fmt.Errorf("bucket %.80q: write az://account/container/folder: %w", u, ErrConfig)
 	}
 	base, err := serverURL("endpoint", q.Get("endpoint"), true)
@@ -249,7 +248,7 @@ func azureSource(u *url.URL, dir string) (source, error) {
 	}
 	client := q.Get("client_id")
 	if client != "" {
-		if !clientID.MatchString(client) {
+		if !clientID().MatchString(client) {
 			return source{}, fmt.Errorf("bucket: client_id is that of a managed identity, such as 11111111-2222-3333-4444-555555555555: %w", ErrConfig)
 		}
 		client = "&client_id=" + client
@@ -264,7 +263,7 @@ func azureSource(u *url.URL, dir string) (source, error) {
 // part of the path (https://cloud.google.com/storage/docs/json_api).
 func googleSource(u *url.URL, dir string) (source, error) {
 	q := u.Query()
-	if !gsBucket.MatchString(u.Host) {
+	if !gsBucket().MatchString(u.Host) {
 		return source{}, fmt.Errorf("bucket %.80q: write gs://name/folder: %w", u, ErrConfig)
 	}
 	base, err := serverURL("endpoint", q.Get("endpoint"), false)
@@ -286,7 +285,7 @@ func googleSource(u *url.URL, dir string) (source, error) {
 // temporary URLs.
 func swiftSource(u *url.URL, dir string) (source, error) {
 	q := u.Query()
-	if !container.MatchString(u.Host) {
+	if !container().MatchString(u.Host) {
 		return source{}, fmt.Errorf("bucket %.80q: write swift://container/folder?auth=https://keystone.example.org/v3: %w", u, ErrConfig)
 	}
 	auth, err := serverURL("auth", q.Get("auth"), true)
@@ -309,7 +308,7 @@ func swiftSource(u *url.URL, dir string) (source, error) {
 	if kind == "" {
 		kind = interfaces[0]
 	}
-	if region != "" && !osRegion.MatchString(region) || !slices.Contains(interfaces, kind) {
+	if region != "" && !osRegion().MatchString(region) || !slices.Contains(interfaces, kind) {
 		return source{}, fmt.Errorf("bucket: write region=NAME and interface=%s: %w", strings.Join(interfaces, " or "), ErrConfig)
 	}
 	return source{
@@ -329,7 +328,7 @@ func serverURL(option, e string, path bool) (string, error) {
 	}
 	u, err := url.Parse(e)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil ||
-		!path && strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || !bucketPattern.MatchString(e) {
+		!path && strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || !bucketPattern().MatchString(e) {
 		return "", fmt.Errorf("bucket: %s must be like https://host.example.net:9000: %w", option, ErrConfig)
 	}
 	dir, err := folder(u)

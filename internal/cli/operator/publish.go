@@ -6,6 +6,7 @@ import (
 	"os"
 	"sort"
 	"strings"
+	"sync"
 	"text/tabwriter"
 
 	"github.com/dustin/go-humanize"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/bootwell/bootwell/internal/cli"
 	"github.com/bootwell/bootwell/internal/project"
+	"github.com/bootwell/bootwell/internal/release"
 	"github.com/bootwell/bootwell/internal/store"
 	"github.com/bootwell/bootwell/internal/trust"
 )
@@ -77,16 +79,19 @@ func runPublish(ctx context.Context, s *cli.Session, f publishFlags) error {
 			return fmt.Errorf("forget the project's files: %w", err)
 		}
 	}
-	src := source(ctx, s, w.proj.Dir, f.note)
 	if err := s.Start(); err != nil {
 		return err
 	}
-	s.Tell(fmt.Sprintf("%s · %s · from %s", w.proj.Name, w.counts(), describe(src.Commit, src.Branch, src.Dirty)),
-		fmt.Sprintf("%s, from %s", w.counts(), describe(src.Commit, src.Branch, src.Dirty)))
+	src := sync.OnceValues(func() (release.Source, error) { return source(ctx, s, w.proj.Dir, f.note) })
+	head := sync.OnceFunc(func() { w.tellSource(src()) })
 	res, err := w.store.Publish(ctx, p, store.PublishOptions{
-		Dir: w.proj.Dir, Ignore: w.proj.Ignore, Project: w.proj.Name, Channel: f.channel, Roles: w.roles, Source: src,
-		Agents: w.agents(), Owner: owner(s), DryRun: f.dryRun, Cache: cache,
+		Dir: w.proj.Dir, Ignore: w.proj.Ignore, Project: w.proj.Name, Channel: f.channel, Roles: w.roles,
+		Describe: func() release.Source { from, _ := src(); return from },
+		Agents:   w.agents(), Owner: owner(s), DryRun: f.dryRun, Cache: cache,
 		Progress: func(g store.Progress) {
+			if g.Phase != store.PhaseScan { // git may need longer than the first update
+				head()
+			}
 			if g.Phase == store.PhaseWait {
 				s.Say("%s", g.Text)
 				return
@@ -97,6 +102,7 @@ func runPublish(ctx context.Context, s *cli.Session, f publishFlags) error {
 	if err != nil {
 		return err
 	}
+	head()
 	if f.pin && !f.dryRun {
 		if err := project.WriteLock(w.proj.Dir, w.lock); err != nil {
 			return err
@@ -113,6 +119,16 @@ func runPublish(ctx context.Context, s *cli.Session, f publishFlags) error {
 		return cli.Silent(cli.ErrChanged)
 	}
 	return nil
+}
+
+// tellSource tells what is published and where it comes from. err is why that
+// is not known.
+func (w *workspace) tellSource(src release.Source, err error) {
+	if err != nil {
+		w.s.Say("  %s the release will not know its commit: git: %v", w.s.Glyph("warning"), err)
+	}
+	from := describe(src.Commit, src.Branch, src.Dirty)
+	w.s.Tell(fmt.Sprintf("%s · %s · from %s", w.proj.Name, w.counts(), from), fmt.Sprintf("%s, from %s", w.counts(), from))
 }
 
 // mirrorPublished brings the mirrors to the state that the publisher has just

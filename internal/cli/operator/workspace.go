@@ -304,8 +304,9 @@ func stateDir(s *cli.Session) string  { return xdg(s, "XDG_STATE_HOME", ".local/
 func cacheDir(s *cli.Session) string  { return xdg(s, "XDG_CACHE_HOME", ".cache") }
 
 // source asks git where the tree comes from. Without git or a repository the
-// release just does not know its commit.
-func source(ctx context.Context, s *cli.Session, dir, note string) release.Source {
+// release just does not know its commit; the error is git's, of a repository
+// that it does not read.
+func source(ctx context.Context, s *cli.Session, dir, note string) (release.Source, error) {
 	src := release.Source{Time: time.Now().UTC().Truncate(time.Second), By: owner(s), Note: note, Tool: s.Version}
 	git := func(args ...string) (string, error) {
 		c := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...)
@@ -316,27 +317,54 @@ func source(ctx context.Context, s *cli.Session, dir, note string) release.Sourc
 		}
 		return strings.TrimSpace(string(out)), err
 	}
-	if _, err := git("rev-parse", "--git-dir"); err != nil {
+	if !inRepository(dir) && s.Getenv("GIT_DIR") == "" {
+		return src, nil
+	}
+	status, err := git("status", "--porcelain=v2", "--branch", "--", ".")
+	if err == nil {
+		src.Commit, src.Branch, src.Dirty = parseStatus(status)
+		return src, nil
+	}
+	// It cannot tell whether something changed; what is checked out it may.
+	commit, unknown := git("rev-parse", "--verify", "HEAD")
+	if unknown != nil {
 		// "dubious ownership" must not pass for "no repository".
 		if inRepository(dir) {
-			s.Say("  %s the release will not know its commit: git: %v", s.Glyph("warning"), err)
+			return src, err
 		}
-		return src
+		return src, nil
 	}
-	commit, err := git("rev-parse", "--verify", "HEAD")
-	if err != nil {
-		return src
-	}
-	src.Commit = commit
-	// A detached head has no branch.
+	src.Commit, src.Dirty = commit, true
 	src.Branch, _ = git("symbolic-ref", "--short", "-q", "HEAD")
-	changes, err := git("status", "--porcelain", "--", ".")
-	src.Dirty = changes != "" || err != nil
-	return src
+	return src, nil
+}
+
+// parseStatus reads what git-status(1) prints in its second format. A repository
+// without a commit has nothing to tell, a detached head no branch.
+func parseStatus(text string) (commit, branch string, dirty bool) {
+	for line := range strings.SplitSeq(text, "\n") {
+		oid, isCommit := strings.CutPrefix(line, "# branch.oid ")
+		head, isBranch := strings.CutPrefix(line, "# branch.head ")
+		switch {
+		case isCommit:
+			commit = oid
+		case isBranch && head != "(detached)":
+			branch = head
+		case line != "" && !strings.HasPrefix(line, "#"):
+			dirty = true
+		}
+	}
+	if commit == "(initial)" {
+		return "", "", false
+	}
+	return commit, branch, dirty
 }
 
 // inRepository reports whether dir or a folder above it has a .git.
 func inRepository(dir string) bool {
+	if real, err := filepath.EvalSymlinks(dir); err == nil { // as git sees it
+		dir = real
+	}
 	for {
 		if _, err := os.Lstat(filepath.Join(dir, ".git")); err == nil {
 			return true
