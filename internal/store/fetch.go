@@ -134,6 +134,9 @@ type fetcher struct {
 	sink   func(w *want, data []byte) error
 	meter  *meter
 
+	ready chan struct{}        // closed when sink may be called; nil: from the beginning
+	idle  func() (bool, error) // does a bit of what has to be done while nothing comes; false: no more of it
+
 	loads   chan load
 	memory  *semaphore.Weighted
 	buffers sync.Pool // of *[]byte
@@ -300,9 +303,17 @@ func (f *fetcher) take(ctx context.Context, r io.Reader, l *load, gap int64) err
 
 // unpack takes apart what was read, until no more comes.
 func (f *fetcher) unpack(ctx context.Context) error {
+	if f.ready != nil {
+		select {
+		case <-f.ready:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	var out []byte
-	for l := range f.loads {
-		if err := ctx.Err(); err != nil {
+	for {
+		l, ok, err := f.next(ctx)
+		if err != nil || !ok {
 			return err
 		}
 		for _, w := range l.frames {
@@ -323,7 +334,26 @@ func (f *fetcher) unpack(ctx context.Context) error {
 		}
 		f.memory.Release(l.memory)
 	}
-	return nil
+}
+
+// next returns what was read next, false at the end. It makes use of the wait.
+func (f *fetcher) next(ctx context.Context) (load, bool, error) {
+	for more := f.idle != nil; more; {
+		select {
+		case l, ok := <-f.loads:
+			return l, ok, ctx.Err()
+		default:
+		}
+		err := ctx.Err()
+		if err == nil {
+			more, err = f.idle()
+		}
+		if err != nil {
+			return load{}, false, err
+		}
+	}
+	l, ok := <-f.loads
+	return l, ok, ctx.Err()
 }
 
 func (f *fetcher) count(requests int, bytes int64) {

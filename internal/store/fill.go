@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -17,39 +18,96 @@ import (
 )
 
 // fill makes the tree whole: it links and copies what other trees hold and
-// fetches the rest. Nothing is written before it is known to fit.
+// fetches the rest. Nothing is written before it is known to fit. What no other
+// tree may have is asked for before anything is done on the disk, which there
+// is time for until the answer comes.
 func (st *stager) fill(ctx context.Context) error {
-	err := st.findLinks(ctx)
-	if err != nil {
+	if err := st.findLinks(ctx); err != nil {
 		return err
 	}
 	if err := st.checkSpace(); err != nil {
 		return err
 	}
-	if err := st.clear(); err != nil {
-		return err
-	}
-	if err := st.folders(); err != nil {
-		return err
-	}
-	if err := st.link(); err != nil {
-		return err
-	}
-	wants, err := st.wants(ctx)
+	wants, err := st.wants(ctx, st.unlinked)
 	if err != nil {
 		return err
 	}
-	if wants, err = st.copy(ctx, wants); err != nil {
+	near, away := st.split(wants)
+	spans := plan(st.m.Packs, away)
+	st.early = newEarly(st.l, spans)
+	f := &fetcher{
+		bucket: st.s.Bucket, coders: st.coders, name: st.nameOf, sink: st.sink, meter: st.meter,
+		ready: make(chan struct{}), idle: st.createEarly,
+	}
+	defer func() { st.stats.Requests, st.stats.Fetched = f.requests, f.bytes }()
+	var late []*want
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return f.run(gctx, spans) })
+	g.Go(func() (err error) {
+		late, err = st.local(gctx, near, f.ready)
+		return err
+	})
+	if err := g.Wait(); err != nil {
 		return err
 	}
-	st.countReused(wants)
-	f := &fetcher{bucket: st.s.Bucket, coders: st.coders, name: st.nameOf, sink: st.sink, meter: st.meter}
-	err = f.run(ctx, plan(st.m.Packs, wants))
-	st.stats.Requests, st.stats.Fetched = f.requests, f.bytes
-	if err != nil {
-		return err
+	st.countReused(slices.Concat(away, late))
+	if len(late) > 0 {
+		if err := f.run(ctx, plan(st.m.Packs, late)); err != nil {
+			return err
+		}
 	}
 	return st.finish(ctx)
+}
+
+// local does what can be done without the bucket, and closes ready when content
+// may come. It returns those of near that no other tree has after all, and what
+// could not be linked.
+func (st *stager) local(ctx context.Context, near []*want, ready chan<- struct{}) ([]*want, error) {
+	lost, err := st.prepare()
+	if err != nil {
+		return nil, err
+	}
+	close(ready)
+	if len(lost) > 0 {
+		more, err := st.wants(ctx, func(i int) bool { return lost[i] })
+		if err != nil {
+			return nil, err
+		}
+		near = append(near, more...)
+	}
+	return st.copy(ctx, near)
+}
+
+// prepare readies the disk for what is to be written: it removes what is wrong
+// and makes folders, links, and empty and large files. It returns the files
+// that could not be linked.
+func (st *stager) prepare() (lost map[int]bool, err error) {
+	if err := st.clear(); err != nil {
+		return nil, err
+	}
+	if err := st.folders(); err != nil {
+		return nil, err
+	}
+	if lost, err = st.link(); err != nil {
+		return nil, err
+	}
+	for i, f := range st.l.files {
+		if !st.regular(i) || !st.unlinked(i) {
+			continue
+		}
+		switch {
+		case len(f.Blobs) == 0:
+			err = st.create(i, nil)
+		case len(f.Blobs) > 1 && !st.resumable(i):
+			if err = st.before(); err == nil {
+				err = st.tree.reserve(st.path(i), f.Size)
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return lost, nil
 }
 
 func (st *stager) nameOf(w *want) string { return strconv.Quote(st.l.files[w.dst[0].file].Path) }
@@ -58,6 +116,12 @@ func (st *stager) nameOf(w *want) string { return strconv.Quote(st.l.files[w.dst
 func (st *stager) regular(i int) bool {
 	f := st.l.files[i]
 	return !st.found.good[i] && !f.Dir && f.Link == ""
+}
+
+// unlinked reports whether no other tree's file becomes file i.
+func (st *stager) unlinked(i int) bool {
+	_, ok := st.links[i]
+	return !ok
 }
 
 // A ref is a file of a source.
@@ -132,7 +196,7 @@ func (st *stager) checkSpace() error {
 			continue
 		}
 		files++
-		if _, ok := st.links[i]; !ok && !st.resumable(i) && st.regular(i) {
+		if st.regular(i) && st.unlinked(i) && !st.resumable(i) {
 			bytes += (f.Size + block - 1) / block * block
 		}
 	}
@@ -161,7 +225,7 @@ func (st *stager) clear() error {
 		if st.inUse {
 			keep[f.Path] = true
 		} else if st.resumable(i) {
-			keep[f.Path], st.resume[i] = true, true
+			keep[f.Path] = true
 		}
 	}
 	defer st.tree.forget()
@@ -227,54 +291,54 @@ func (st *stager) path(i int) string {
 }
 
 // link makes hard links, and forgets those that cannot be made or whose file
-// was written to meanwhile.
-func (st *stager) link() error {
+// was written to meanwhile. It returns these.
+func (st *stager) link() (lost map[int]bool, err error) {
+	lost = map[int]bool{}
 	order := slices.Sorted(maps.Keys(st.links))
 	for _, i := range order {
 		if err := st.before(); err != nil {
-			return err
+			return nil, err
 		}
 		r := st.links[i]
 		src := st.reuse[r.tree]
 		if err := st.tree.link(st.path(i), src.tree, src.files[r.file].Path); err != nil {
 			delete(st.links, i)
+			lost[i] = true
 		}
 	}
 	for _, i := range order {
-		if _, ok := st.links[i]; !ok {
+		if lost[i] {
 			continue
 		}
 		m, err := st.tree.mark(st.path(i))
 		was := st.linked[i]
 		if was.ctime = m.ctime; err != nil || m != was {
 			delete(st.links, i)
+			lost[i] = true
 			if err := st.tree.root.Remove(st.path(i)); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		st.found.marks[i] = m
 	}
-	return nil
+	return lost, nil
 }
 
-// wants makes the empty and the large files and lists the blobs that are
-// still to be got.
-func (st *stager) wants(ctx context.Context) ([]*want, error) {
+// wants lists the blobs that are still to be got for those of the files that
+// take says.
+func (st *stager) wants(ctx context.Context, take func(i int) bool) ([]*want, error) {
 	byDigest := map[release.Digest]*want{}
 	var out []*want
 	for i, f := range st.l.files {
-		if _, linked := st.links[i]; linked || !st.regular(i) {
+		if !st.regular(i) || !take(i) {
 			continue
 		}
-		if len(f.Blobs) == 0 {
-			if err := st.create(i, nil); err != nil {
+		var there []bool
+		if st.resumable(i) {
+			var err error
+			if there, err = st.resumed(ctx, i); err != nil {
 				return nil, err
 			}
-			continue
-		}
-		there, err := st.large(ctx, i)
-		if err != nil {
-			return nil, err
 		}
 		var at int64
 		for k, b := range f.Blobs {
@@ -296,22 +360,6 @@ func (st *stager) wants(ctx context.Context) ([]*want, error) {
 	return out, nil
 }
 
-// large prepares a file of many blobs; of one that is there in part it
-// returns which blobs are right.
-func (st *stager) large(ctx context.Context, i int) ([]bool, error) {
-	f := st.l.files[i]
-	switch {
-	case len(f.Blobs) == 1:
-		return nil, nil
-	case st.resume[i]:
-		return st.resumed(ctx, i)
-	}
-	if err := st.before(); err != nil {
-		return nil, err
-	}
-	return nil, st.tree.reserve(st.path(i), f.Size)
-}
-
 func (st *stager) resumed(ctx context.Context, i int) ([]bool, error) {
 	f := st.l.files[i]
 	there, buf, at := make([]bool, len(f.Blobs)), []byte(nil), int64(0)
@@ -327,16 +375,24 @@ func (st *stager) resumed(ctx context.Context, i int) ([]bool, error) {
 	return there, nil
 }
 
-// create writes a whole file that is not there.
+// create writes a whole file, which is not there or was made early.
 func (st *stager) create(i int, data []byte) error {
-	f := st.l.files[i]
-	if err := st.before(); err != nil {
+	p, mode := st.path(i), fs.FileMode(st.l.files[i].Mode)
+	var file newFile
+	var err error
+	if st.early.take(i) {
+		file, err = st.tree.reopen(p)
+	} else if err = st.before(); err == nil {
+		file, err = st.tree.create(p, mode)
+	}
+	if err != nil {
 		return err
 	}
-	m, err := st.tree.create(st.path(i), fs.FileMode(f.Mode), data, st.before)
-	st.found.marks[i] = m
+	if err = st.before(); err == nil {
+		st.found.marks[i], err = file.write(data, mode)
+	}
 	st.wrote(int64(len(data)))
-	return err
+	return errors.Join(err, file.Close())
 }
 
 // sink puts one blob wherever it belongs.
@@ -354,7 +410,7 @@ func (st *stager) put(d dest, data []byte) error {
 		return st.create(d.file, data)
 	}
 	// A new file is a hole: zeros are there already.
-	if !st.resume[d.file] && zeros(data) {
+	if !st.resumable(d.file) && zeros(data) {
 		return nil
 	}
 	if err := st.before(); err != nil {
@@ -372,7 +428,7 @@ func (st *stager) finish(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, f := range st.l.files {
-		if _, linked := st.links[i]; !linked && st.regular(i) && len(f.Blobs) > 1 {
+		if st.regular(i) && st.unlinked(i) && len(f.Blobs) > 1 {
 			g.Go(func() error { return st.finishLarge(gctx, i) })
 		}
 	}

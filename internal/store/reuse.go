@@ -24,7 +24,7 @@ func (st *stager) copy(ctx context.Context, wants []*want) ([]*want, error) {
 	var rest []*want
 	err := inParallel(ctx, len(wants), func(k int) error {
 		w := wants[k]
-		if data := st.local(w, places[w.Digest]); data != nil {
+		if data := st.find(w, places[w.Digest]); data != nil {
 			return st.sink(w, data)
 		}
 		mu.Lock()
@@ -33,6 +33,19 @@ func (st *stager) copy(ctx context.Context, wants []*want) ([]*want, error) {
 		return nil
 	})
 	return rest, err
+}
+
+// split tells the blobs that other trees should hold from those that they do not.
+func (st *stager) split(wants []*want) (near, away []*want) {
+	places := st.places(wants)
+	for _, w := range wants {
+		if len(places[w.Digest]) > 0 {
+			near = append(near, w)
+		} else {
+			away = append(away, w)
+		}
+	}
+	return near, away
 }
 
 // places finds wanted blobs in the sources.
@@ -62,8 +75,8 @@ func (st *stager) places(wants []*want) map[release.Digest][]piecePlace {
 // maxPlaces bounds how many copies of a blob are tried before it is fetched.
 const maxPlaces = 4
 
-// local returns the content of w from one of places, or nil.
-func (st *stager) local(w *want, places []piecePlace) []byte {
+// find returns the content of w from one of places, or nil.
+func (st *stager) find(w *want, places []piecePlace) []byte {
 	for _, p := range places[:min(len(places), maxPlaces)] {
 		src := st.reuse[p.tree]
 		data := make([]byte, w.Size)

@@ -37,11 +37,11 @@ type stager struct {
 	spare  *stageIndex
 	found  *findings
 	reuse  []source
-	resume map[int]bool // large files that are there in part
 	links  map[int]ref  // files that are hard links to verified ones
 	linked map[int]mark // of those, before they were linked
 	began  int64        // of diskClock, before anything was looked at
 	drain  drain
+	early  *early
 
 	// step is called before each change of the disk; an error ends the call
 	// there and then, as a power loss would. Tests set it.
@@ -81,7 +81,7 @@ type source struct {
 // Errors: ErrNoRole, ErrNoSpace, trust.ErrUntrusted for wrong content,
 // bucket.ErrTruncated for less than there should be, and those of the bucket.
 func (s *Store) Stage(ctx context.Context, m *release.Manifest, o StageOptions) (StageStats, error) {
-	st := &stager{s: s, m: m, o: o, meter: newMeter(o.Progress), resume: map[int]bool{}}
+	st := &stager{s: s, m: m, o: o, meter: newMeter(o.Progress)}
 	err := st.run(ctx)
 	if isNoSpace(err) && !errors.Is(err, ErrNoSpace) {
 		err = fmt.Errorf("%w: %w", ErrNoSpace, err)

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/release"
@@ -233,7 +235,7 @@ func stageUntil(t testing.TB, b bucket.Bucket, m *release.Manifest, o StageOptio
 	for range n {
 		left <- struct{}{}
 	}
-	st := &stager{s: &Store{Bucket: b}, m: m, o: o, meter: newMeter(nil), resume: map[int]bool{}}
+	st := &stager{s: &Store{Bucket: b}, m: m, o: o, meter: newMeter(nil)}
 	st.step = func() error {
 		select {
 		case <-left:
@@ -448,5 +450,80 @@ func TestStageSweepsOnlyDeadTrees(t *testing.T) {
 	}
 	if _, err := os.Stat(alive); err != nil {
 		t.Errorf("the other process's tree is gone: %v", err)
+	}
+}
+
+// A readyBucket answers for a pack only when the disk is ready for its content.
+type readyBucket struct {
+	bucket.Bucket
+	ready func() bool
+}
+
+func (b readyBucket) Get(ctx context.Context, key string, o bucket.GetOptions) (io.ReadCloser, bucket.Object, error) {
+	for strings.HasPrefix(key, "packs/") && !b.ready() {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return nil, bucket.Object{}, ctx.Err()
+		}
+	}
+	return b.Bucket.Get(ctx, key, o)
+}
+
+// What content needs is on the disk before the first of it comes; files that
+// will hold it are empty until then.
+func TestFilesAreMadeWhileContentIsAwaited(t *testing.T) {
+	f := newFixture(t, bucket.NewMem())
+	smallOddTree(t, f.dir)
+	f.write("d/one", "1")
+	f.write("d/deep/two", "2")
+	f.publish()
+	m, dir := f.manifest(), stageDir(t)
+	made := func() bool {
+		for _, p := range []string{"a/plain", "a/run", "d/one", "d/deep/two"} {
+			fi, err := os.Lstat(filepath.Join(filepath.Dir(dir), "."+filepath.Base(dir)+".partial", p))
+			if err != nil {
+				return false
+			}
+			if fi.Size() != 0 {
+				t.Errorf("%s has %d bytes before any came", p, fi.Size())
+			}
+		}
+		return true
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := (&Store{Bucket: readyBucket{f.b, made}}).Stage(ctx, m, StageOptions{Dir: dir}); err != nil {
+		t.Fatal(err)
+	}
+	sameTree(t, snapshot(t, f.dir), snapshot(t, dir))
+}
+
+// A file that was to be linked, and is altered after it was looked at, is
+// fetched.
+func TestLostLinkIsFetched(t *testing.T) {
+	f := newFixture(t, bucket.NewMem())
+	f.write("a", "content of a")
+	f.write("b", "content of b")
+	f.publish()
+	m1, d1 := f.manifest(), stageDir(t)
+	mustStage(t, f.b, m1, StageOptions{Dir: d1})
+	f.write("new", "content")
+	f.publish()
+	m, dir := f.manifest(), stageDir(t)
+	// The first change of the disk is the new folder, the second is a link.
+	changes := 0
+	st := &stager{s: &Store{Bucket: f.b}, m: m, o: StageOptions{Dir: dir, Reuse: []Staged{{d1, m1}}}, meter: newMeter(nil), step: func() error {
+		if changes++; changes != 2 {
+			return nil
+		}
+		return os.WriteFile(filepath.Join(d1, "a"), []byte("CONTENT of a"), 0o644)
+	}}
+	if err := st.run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	sameTree(t, snapshot(t, f.dir), snapshot(t, dir))
+	if st.stats.Requests != 2 || st.stats.Reused != 1 {
+		t.Errorf("%+v", st.stats)
 	}
 }

@@ -98,7 +98,7 @@ func FuzzIndex(f *testing.F) {
 func settledTree(t *testing.T, b bucket.Bucket, m *release.Manifest, o StageOptions) {
 	t.Helper()
 	o.Remember = true
-	st := &stager{s: &Store{Bucket: b}, m: m, o: o, meter: newMeter(nil), resume: map[int]bool{}, step: tick}
+	st := &stager{s: &Store{Bucket: b}, m: m, o: o, meter: newMeter(nil), step: tick}
 	if err := st.run(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -286,7 +286,7 @@ func TestSpareTouchesOnlyWhatDiffers(t *testing.T) {
 	}
 	o := StageOptions{Dir: at("r2"), Reuse: []Staged{{Dir: at("r1")}}, Spare: Staged{Dir: at("twin")}, Remember: true}
 	steps := 0
-	st := &stager{s: &Store{Bucket: f.b}, m: m2, o: o, meter: newMeter(nil), resume: map[int]bool{}, step: func() error { steps++; return tick() }}
+	st := &stager{s: &Store{Bucket: f.b}, m: m2, o: o, meter: newMeter(nil), step: func() error { steps++; return tick() }}
 	if err := st.run(context.Background()); err != nil {
 		t.Fatal(err)
 	}

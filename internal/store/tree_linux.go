@@ -210,26 +210,38 @@ func (t *tree) list(dir string) (out []entry, err error) {
 	return out, nil
 }
 
-// create writes a file that is not there, and gives it its mode whatever the
-// umask is. between is called after the file was made and before it is
-// written.
-func (t *tree) create(p string, mode fs.FileMode, data []byte, between func() error) (m mark, err error) {
-	err = t.in("create", p, func(dir int, name string) error {
-		fd, err := unix.Openat(dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(mode.Perm()))
-		if err != nil {
-			return err
-		}
-		err = between()
-		if err == nil {
-			err = writeAll(fd, data, -1)
-		}
-		if err == nil {
-			m, err = settle(fd, mode)
-		}
-		return errors.Join(err, unix.Close(fd))
+// A newFile is a file that create made and nothing is in yet.
+type newFile struct{ fd int }
+
+// create makes a file that is not there.
+func (t *tree) create(p string, mode fs.FileMode) (f newFile, err error) {
+	err = t.in("create", p, func(dir int, name string) (err error) {
+		f.fd, err = unix.Openat(dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(mode.Perm()))
+		return err
 	})
-	return m, err
+	return f, err
 }
+
+// reopen opens a file that create made.
+func (t *tree) reopen(p string) (f newFile, err error) {
+	err = t.in("open", p, func(dir int, name string) (err error) {
+		f.fd, err = unix.Openat(dir, name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+		return err
+	})
+	return f, err
+}
+
+// write writes all of the file, gives it its mode whatever the umask is, and
+// returns its mark.
+func (f newFile) write(data []byte, mode fs.FileMode) (mark, error) {
+	if err := writeAll(f.fd, data, -1); err != nil {
+		return mark{}, err
+	}
+	return settle(f.fd, mode)
+}
+
+// Close may be called once.
+func (f newFile) Close() error { return unix.Close(f.fd) }
 
 // settle gives an open file its mode and returns its mark.
 func settle(fd int, mode fs.FileMode) (mark, error) {

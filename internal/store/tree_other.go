@@ -92,18 +92,28 @@ func (t *tree) list(dir string) (out []entry, err error) {
 	return out, nil
 }
 
-func (t *tree) create(p string, mode fs.FileMode, data []byte, between func() error) (mark, error) {
+type newFile struct{ *os.File }
+
+func (t *tree) create(p string, _ fs.FileMode) (newFile, error) {
 	f, err := t.root.OpenFile(p, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	return newFile{f}, err
+}
+
+func (t *tree) reopen(p string) (newFile, error) {
+	f, err := t.root.OpenFile(p, os.O_WRONLY, 0)
+	return newFile{f}, err
+}
+
+func (f newFile) write(data []byte, mode fs.FileMode) (mark, error) {
+	_, err := f.Write(data)
+	if err := errors.Join(err, f.Chmod(mode)); err != nil {
+		return mark{}, err
+	}
+	fi, err := f.Stat()
 	if err != nil {
 		return mark{}, err
 	}
-	if err = between(); err == nil {
-		_, err = f.Write(data)
-	}
-	if err := errors.Join(err, f.Chmod(mode), f.Close()); err != nil {
-		return mark{}, err
-	}
-	return t.mark(p)
+	return markOfInfo(fi), nil
 }
 
 func (t *tree) reserve(p string, size int64) error {
