@@ -118,25 +118,24 @@ func (t *trial) delivers(ctx context.Context) ([]string, error) {
 	return []string{yes(len(d.Content) == 0), yes(len(d.Modes) == 0), yes(len(d.Links) == 0), yes(len(d.Empty) == 0)}, err
 }
 
-func (t *trial) deletes(ctx context.Context) ([]string, error) {
-	if _, err := t.tree.Delete(); err != nil {
-		return nil, err
+// after changes the tree and tells how what is taken of it then differs.
+func (t *trial) after(ctx context.Context, change func() (workload.Change, error)) (workload.Difference, error) {
+	if _, err := change(); err != nil {
+		return workload.Difference{}, err
 	}
 	if err := t.take(ctx); err != nil {
-		return nil, err
+		return workload.Difference{}, err
 	}
-	d, err := t.check()
+	return t.check()
+}
+
+func (t *trial) deletes(ctx context.Context) ([]string, error) {
+	d, err := t.after(ctx, t.tree.Delete)
 	return []string{yes(len(d.Extra) <= len(t.extra))}, err
 }
 
 func (t *trial) sameSize(ctx context.Context) ([]string, error) {
-	if _, err := t.tree.SameSize(); err != nil {
-		return nil, err
-	}
-	if err := t.take(ctx); err != nil {
-		return nil, err
-	}
-	d, err := t.check()
+	d, err := t.after(ctx, t.tree.SameSize)
 	return []string{yes(len(d.Content) == 0)}, err
 }
 
