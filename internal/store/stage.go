@@ -387,21 +387,26 @@ func (st *stager) wrote(n int64) {
 func (st *stager) sync() error { return errors.Join(st.drain.wait(), syncTree(st.tree.dir)) }
 
 // A drain lets a file system write to its disk while more comes, so that in
-// the end there is little left to wait for.
+// the end there is little left to wait for. It begins soon, for the sake of
+// small trees, and then syncs more seldom.
 type drain struct {
-	fill int64
+	fill int64 // since the last sync began
+	next int64 // fill with which the next one begins
 	busy atomic.Bool
 	done sync.WaitGroup
 	err  error // of the last sync, which the next would not tell again
 }
 
-const drainBytes = 16 << 20
+const (
+	firstDrain = 2 << 20
+	mostDrain  = 16 << 20
+)
 
 func (d *drain) wrote(dir *os.File, n int64) {
-	if d.fill += n; d.fill < drainBytes || !d.busy.CompareAndSwap(false, true) {
+	if d.fill += n; d.fill < max(d.next, firstDrain) || !d.busy.CompareAndSwap(false, true) {
 		return
 	}
-	d.fill = 0
+	d.fill, d.next = 0, min(2*max(d.next, firstDrain), mostDrain)
 	d.done.Go(func() {
 		d.err = errors.Join(d.err, syncTree(dir))
 		d.busy.Store(false)
