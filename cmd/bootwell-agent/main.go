@@ -24,6 +24,7 @@ var version = "dev" // set by the linker
 
 func main() {
 	collectLate()
+	growStack()
 	var s *cli.Session
 	s = cli.NewSession("bootwell-agent", version, func(ctx context.Context, url string) (bucket.Bucket, error) {
 		return open(ctx, url, s.Logger())
@@ -36,6 +37,15 @@ func main() {
 func collectLate() {
 	debug.SetGCPercent(400)
 	runtime.AddCleanup(new([16]byte), func(percent int) { debug.SetGCPercent(percent) }, 100)
+}
+
+// growStack has the stack of main be large enough at once, while there is little
+// on it. It would double five times, and be searched for pointers each time.
+//
+//go:noinline
+func growStack() byte {
+	var room [64 << 10]byte
+	return room[len(os.Args)]
 }
 
 // open is all that an agent can read releases from. The instance's own

@@ -67,6 +67,9 @@ type mark struct {
 func ReadBeginning(marks string) *Beginning {
 	b := &Beginning{now: time.Now(), boot: sinceBoot()}
 	b.start = startOf("self", b.boot)
+	if marks == "" {
+		return b
+	}
 	b.parent = startOf(strconv.Itoa(os.Getppid()), b.boot)
 	b.marks = parseMarks(marks, b.boot)
 	if len(b.marks) > 0 && b.start > b.marks[0].at+1.0/ticksPerSec {

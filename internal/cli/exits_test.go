@@ -166,13 +166,13 @@ func TestExit_Timeout(t *testing.T) {
 // TestExit_InterruptedAgent: Ctrl-C and a shutdown end a run and all it
 // started; the next run goes on.
 func TestExit_InterruptedAgent(t *testing.T) {
-	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
-		t.Run(sig.String(), func(t *testing.T) {
+	for args, sig := range map[string]syscall.Signal{"apply": syscall.SIGINT, "apply --timer": syscall.SIGTERM} {
+		t.Run(args, func(t *testing.T) {
 			o := newOperator(t)
 			m := newMachine(t, o)
 			pid := filepath.Join(m.root, "pid")
 			o.steps(t, "- name: long\n  run: \"test -e "+pid+" || { echo $$ > "+pid+"; sleep 1000; }\"\n")
-			c := m.command("apply")
+			c := m.command(strings.Fields(args)...)
 			var stderr bytes.Buffer
 			c.Stderr = &stderr
 			if err := c.Start(); err != nil {

@@ -19,6 +19,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -62,6 +63,7 @@ type Session struct {
 	NoColor  bool
 	Timeout  time.Duration
 
+	heed     func() // see Heed
 	command  string // name of the running command; "" until it begins
 	mode     string // resolved from Progress
 	color    bool   // on stderr
@@ -93,7 +95,7 @@ func (s *Session) AddFlags(root *cobra.Command) {
 // Run executes root with args and returns the exit code. It traps panics,
 // Ctrl-C and SIGTERM, applies --timeout, and shows the error, once.
 func (s *Session) Run(root *cobra.Command, args []string) (code int) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := s.heeding(context.Background())
 	defer stop()
 	defer func() {
 		if p := recover(); p != nil {
@@ -124,10 +126,37 @@ func (s *Session) Run(root *cobra.Command, args []string) (code int) {
 	return code
 }
 
+// SignalsLater is the annotation of a command that calls [Session.Heed] itself:
+// until then Ctrl-C and SIGTERM end the process as they end any other.
+const SignalsLater = "signals-later"
+
+// heeding returns a context that ends with a signal once Heed was called.
+func (s *Session) heeding(parent context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(parent)
+	stop := func() {}
+	s.heed = sync.OnceFunc(func() {
+		var caught context.Context
+		caught, stop = signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
+		context.AfterFunc(caught, cancel)
+	})
+	return ctx, func() { cancel(); stop() }
+}
+
+// Heed has Ctrl-C and SIGTERM end the command's context from now on, not the
+// process. It costs three threads.
+func (s *Session) Heed() {
+	if s.heed != nil {
+		s.heed()
+	}
+}
+
 func (s *Session) execute(ctx context.Context, root *cobra.Command) error {
 	cancel := func() {}
 	defer func() { cancel() }()
 	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error {
+		if c.Annotations[SignalsLater] == "" {
+			s.Heed()
+		}
 		if err := s.begin(c); err != nil {
 			return err
 		}

@@ -29,7 +29,8 @@ reports. A second run of the same release changes nothing. With --timer it does
 so only if something is due, else it costs one request.`,
 		Example: `  bootwell-agent apply
   bootwell-agent apply --dry-run --diff     change nothing, show what would change`,
-		RunE: func(c *cobra.Command, _ []string) error { return runApply(c.Context(), s, f) },
+		Annotations: map[string]string{cli.SignalsLater: "--timer"},
+		RunE:        func(c *cobra.Command, _ []string) error { return runApply(c.Context(), s, f) },
 	}
 	c.Flags().BoolVar(&f.timer, "timer", false, "run the steps only if that is due; what the timer calls")
 	c.Flags().BoolVar(&f.force, "force", false, "also run a release that was set aside after it failed here")
@@ -45,6 +46,9 @@ func runApply(ctx context.Context, s *cli.Session, f applyFlags) error {
 	}
 	if f.timer && (f.dryRun || f.force) {
 		return cli.Usage("--timer does not go with --dry-run or --force", "leave --timer to the timer")
+	}
+	if !f.timer {
+		s.Heed() // a poll that has nothing to do leaves nothing behind
 	}
 	a, err := open(ctx, s)
 	if err != nil {
@@ -114,6 +118,9 @@ func newTeller(s *cli.Session, role string, f applyFlags) *teller {
 
 func (t *teller) event(e agent.Event) {
 	s := t.s
+	if e.Kind != agent.EventEnd {
+		s.Heed()
+	}
 	if e.Kind != agent.EventStage {
 		if err := s.Event(e); err != nil {
 			t.err = err
