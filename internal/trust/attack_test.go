@@ -50,7 +50,7 @@ func TestAttack_TargetOfEqualLengthAltered(t *testing.T) {
 	w := newBareWorld(t)
 	v := w.publish()
 	tg, _ := v.Target("releases/r1.json")
-	w.write(tg.key(), []byte("MANIFEST 1"))
+	w.write(tg.Key(), []byte("MANIFEST 1"))
 	if _, err := v.Fetch(t.Context(), tg.Name); !errors.Is(err, ErrUntrusted) || !strings.Contains(err.Error(), "digest is") {
 		t.Fatalf("fetch: %v", err)
 	}
@@ -60,7 +60,7 @@ func TestAttack_EndlessTarget(t *testing.T) {
 	w := newBareWorld(t)
 	v := w.publish()
 	tg, _ := v.Target("releases/r1.json")
-	w.write(tg.key(), make([]byte, 1<<20))
+	w.write(tg.Key(), make([]byte, 1<<20))
 	count := bucket.Count(w.bucket)
 	v.client.Bucket = count
 	if _, err := v.Fetch(t.Context(), tg.Name); !errors.Is(err, ErrUntrusted) || !strings.Contains(err.Error(), "more than the signed 10 bytes") {
@@ -75,7 +75,7 @@ func TestAttack_ShortTarget(t *testing.T) {
 	w := newBareWorld(t)
 	v := w.publish()
 	tg, _ := v.Target("releases/r1.json")
-	w.write(tg.key(), []byte("manifest"))
+	w.write(tg.Key(), []byte("manifest"))
 	if _, err := v.Fetch(t.Context(), tg.Name); !errors.Is(err, ErrUntrusted) {
 		t.Fatalf("fetch: %v", err)
 	}

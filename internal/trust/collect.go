@@ -185,8 +185,8 @@ func (v *View) Own() Kept {
 }
 
 func (k *Kept) add(t Target) {
-	if !k.Objects[t.key()] {
-		k.Objects[t.key()] = true
+	if !k.Objects[t.Key()] {
+		k.Objects[t.Key()] = true
 		k.Targets = append(k.Targets, t)
 	}
 }
@@ -197,7 +197,7 @@ func (k *Kept) Drop(which func(Target) bool) {
 		if !which(t) {
 			return false
 		}
-		delete(k.Objects, t.key())
+		delete(k.Objects, t.Key())
 		return true
 	})
 }

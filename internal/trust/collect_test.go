@@ -136,7 +136,7 @@ func FuzzPast(f *testing.F) {
 	f.Add([]byte(`{"signed":{"x-bootwell-base":"9","meta":{"targets.json":{"version":-1}},"targets":{"releases/../x.json":{"length":1,"hashes":{"sha256":"00"}}}}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, target := range parsePast(b).targets {
-			if !targetName().MatchString(target.Name) || bucket.CheckKey(target.key()) != nil || target.Size < 0 {
+			if !targetName().MatchString(target.Name) || bucket.CheckKey(target.Key()) != nil || target.Size < 0 {
 				t.Errorf("%+v", target)
 			}
 		}

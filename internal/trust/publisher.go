@@ -48,7 +48,13 @@ type Publisher struct {
 type Change struct {
 	Blobs  map[string][]byte
 	Remove []string
-	Carry  Carry
+
+	// Elsewhere are targets whose content the bucket holds in another form, under
+	// names of the caller's, who writes it. They are signed like Blobs; Fetch does
+	// not find them.
+	Elsewhere []Target
+
+	Carry Carry
 
 	// Beside, if not nil, is called while the objects of the commit are written.
 	// Nothing becomes visible before it has returned; its error ends the commit.
@@ -216,13 +222,13 @@ func (p *Publisher) publish(ctx context.Context, base *View, d *draft, c Change)
 // compared, since a half-trusted hand may have put something else.
 func putTarget(ctx context.Context, b bucket.Bucket, name string, blob []byte) error {
 	t := targetOf(name, blob)
-	_, err := b.Put(ctx, t.key(), bytes.NewReader(blob), bucket.Condition{IfAbsent: true})
+	_, err := b.Put(ctx, t.Key(), bytes.NewReader(blob), bucket.Condition{IfAbsent: true})
 	if errors.Is(err, bucket.ErrExists) {
-		got, _, gerr := get(ctx, b, t.key(), bucket.GetOptions{}, t.Size)
+		got, _, gerr := get(ctx, b, t.Key(), bucket.GetOptions{}, t.Size)
 		if gerr == nil && bytes.Equal(got, blob) {
 			return nil
 		}
-		_, err = b.Put(ctx, t.key(), bytes.NewReader(blob), bucket.Condition{})
+		_, err = b.Put(ctx, t.Key(), bytes.NewReader(blob), bucket.Condition{})
 	}
 	if err != nil {
 		return fmt.Errorf("write target %s: %w", name, err)

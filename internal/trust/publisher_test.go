@@ -130,6 +130,43 @@ func TestCommit_OfNothingWritesNothing(t *testing.T) {
 	}
 }
 
+// What is stored elsewhere is signed, counts as changed, and is not written.
+func TestCommit_Elsewhere(t *testing.T) {
+	w := newWorld(t)
+	v := w.publish()
+	written := func() (n int) {
+		for key := range copyBucket(t, w.bucket) {
+			if strings.HasPrefix(key, targetsPrefix) {
+				n++
+			}
+		}
+		return n
+	}
+	before := written()
+	c := Change{Elsewhere: []Target{targetOf("releases/r7.json", []byte("far away"))}}
+	v, err := w.pub.Commit(t.Context(), v, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := mustRefresh(t, w.client()).Target("releases/r7.json"); !ok || got != c.Elsewhere[0] {
+		t.Errorf("signed is %+v, %t", got, ok)
+	}
+	if n := written(); n != before {
+		t.Errorf("%d targets were written", n-before)
+	}
+	if again, err := w.pub.Commit(t.Context(), v, c); err != nil || again != v {
+		t.Errorf("the same again: %v", err)
+	}
+	c.Elsewhere[0].Name = "../r7.json"
+	if _, err := w.pub.Commit(t.Context(), v, c); err == nil {
+		t.Error("a target called ../r7.json was signed")
+	}
+	c.Elsewhere[0] = Target{Name: "releases/r7.json", Size: maxTargetBytes + 1}
+	if _, err := w.pub.Commit(t.Context(), v, c); err == nil {
+		t.Error("a target over the limit was signed")
+	}
+}
+
 func TestCommit_RefusesBadNames(t *testing.T) {
 	w := newWorld(t)
 	v := w.publish()
@@ -291,7 +328,7 @@ func TestCommit_RepairsATargetThatAnotherHandPutThere(t *testing.T) {
 	v := w.publish()
 	blob := []byte("manifest 2")
 	tg := Target{Name: "releases/r2.json", Digest: release.DigestOf(blob)}
-	w.write(tg.key(), []byte("evil"))
+	w.write(tg.Key(), []byte("evil"))
 	if _, err := w.pub.Commit(t.Context(), v, releaseChange(2)); err != nil {
 		t.Fatal(err)
 	}

@@ -306,16 +306,22 @@ func hashOf(b []byte) metadata.Hashes {
 // apply changes the targets as c says and reports whether that changed any.
 func (d *draft) apply(c Change) (bool, error) {
 	changed := false
+	targets := slices.Clone(c.Elsewhere)
 	for name, b := range c.Blobs {
+		targets = append(targets, targetOf(name, b))
+	}
+	for _, target := range targets {
+		name := target.Name
 		if !targetName().MatchString(name) {
 			return false, fmt.Errorf("target name %.200q is not releases/NAME.json or channels/NAME.json", name)
 		}
-		if len(b) > maxTargetBytes {
-			return false, fmt.Errorf("target %s: %d bytes is over the limit of %d", name, len(b), maxTargetBytes)
+		if target.Size > maxTargetBytes {
+			return false, fmt.Errorf("target %s: %d bytes is over the limit of %d", name, target.Size, maxTargetBytes)
 		}
 		file := roleFile(name)
 		ts := d.roles[file].Signed.Targets
-		t := &metadata.TargetFiles{Length: int64(len(b)), Hashes: hashOf(b), Path: name}
+		sum := target.Digest.Sum()
+		t := &metadata.TargetFiles{Length: target.Size, Hashes: metadata.Hashes{"sha256": sum[:]}, Path: name}
 		if old, ok := ts[name]; ok && old.Length == t.Length && bytes.Equal(old.Hashes["sha256"], t.Hashes["sha256"]) {
 			continue
 		}

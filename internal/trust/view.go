@@ -66,10 +66,10 @@ func (v *View) Fetch(ctx context.Context, name string) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("fetch %.200s: it is not among the signed targets: %w", name, bucket.ErrNotExist)
 	}
-	if b, ok := v.held(t.key()); ok && release.DigestOf(b) == t.Digest {
+	if b, ok := v.held(t.Key()); ok && release.DigestOf(b) == t.Digest {
 		return b, nil
 	}
-	b, _, err := get(ctx, v.client.Bucket, t.key(), bucket.GetOptions{}, t.Size)
+	b, _, err := get(ctx, v.client.Bucket, t.Key(), bucket.GetOptions{}, t.Size)
 	if errors.Is(err, bucket.ErrTooLarge) {
 		return nil, fmt.Errorf("fetch %s: more than the signed %d bytes: %w", name, t.Size, ErrUntrusted)
 	}
@@ -80,7 +80,7 @@ func (v *View) Fetch(ctx context.Context, name string) ([]byte, error) {
 		return nil, fmt.Errorf("fetch %s: digest is %v, signed is %v: %w", name, got, t.Digest, ErrUntrusted)
 	}
 	if strings.HasPrefix(name, roleChannels+"/") {
-		v.carry(map[string][]byte{t.key(): b}) // small, and asked for more than once
+		v.carry(map[string][]byte{t.Key(): b}) // small, and asked for more than once
 	}
 	return b, nil
 }
@@ -89,7 +89,7 @@ func (v *View) Fetch(ctx context.Context, name string) ([]byte, error) {
 // request for it. What is not the signed content has no effect.
 func (v *View) Hold(name string, b []byte) {
 	if t, ok := v.targets[name]; ok && release.DigestOf(b) == t.Digest {
-		v.carry(map[string][]byte{t.key(): b})
+		v.carry(map[string][]byte{t.Key(): b})
 	}
 }
 
@@ -121,9 +121,9 @@ func targetOf(name string, content []byte) Target {
 	return Target{Name: name, Size: int64(len(content)), Digest: release.DigestOf(content)}
 }
 
-// key returns the object that holds the target: its digest stands before the
+// Key returns the object that holds the target: its digest stands before the
 // base name (TUF consistent snapshots, specification 6.2).
-func (t Target) key() string {
+func (t Target) Key() string {
 	dir, base := path.Split(t.Name)
 	return targetsPrefix + dir + t.Digest.Hex() + "." + base
 }

@@ -32,7 +32,7 @@ func (p *Publisher) writeObjects(ctx context.Context, base *View, d *draft, c Ch
 	if err != nil {
 		return nil, err
 	}
-	if len(c.Blobs) == 0 {
+	if len(c.Blobs)+len(c.Elsewhere) == 0 {
 		c.Carry = p.inherited(ctx, base)
 	}
 	channels := p.channels(ctx, base, c)
@@ -40,7 +40,7 @@ func (p *Publisher) writeObjects(ctx context.Context, base *View, d *draft, c Ch
 	if err != nil {
 		return nil, fmt.Errorf("what was signed does not verify: %w", err)
 	}
-	err = p.writeBeside(ctx, d, c, versioned, p.bundles(base, s, channels, c))
+	err = p.writeBeside(ctx, d, c, versioned, bundles(base, s, channels, c))
 	if !errors.Is(err, errTaken) {
 		return s, err
 	}
@@ -50,12 +50,12 @@ func (p *Publisher) writeObjects(ctx context.Context, base *View, d *draft, c Ch
 	if s, err = verify(p.Client.Anchor, d.files, p.Client.Time()); err != nil {
 		return nil, fmt.Errorf("what was signed does not verify: %w", err)
 	}
-	return s, p.writeBeside(ctx, d, Change{}, nil, p.bundles(base, s, channels, c))
+	return s, p.writeBeside(ctx, d, Change{}, nil, bundles(base, s, channels, c))
 }
 
 // writeBeside writes blobs, metadata and bundles side by side. It is errTaken
 // when all went well but that a version was taken.
-func (p *Publisher) writeBeside(ctx context.Context, d *draft, c Change, versioned, bundles map[string][]byte) error {
+func (p *Publisher) writeBeside(ctx context.Context, d *draft, c Change, versioned map[string][]byte, bundles []unpacked) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(writes)
 	if c.Beside != nil {
@@ -77,11 +77,16 @@ func (p *Publisher) writeBeside(ctx context.Context, d *draft, c Change, version
 			return nil
 		})
 	}
-	for key, b := range bundles {
+	for _, u := range bundles { // one that would be too large is left out
 		g.Go(func() error {
+			b, err := packBundle(u.objects, u.dict)
+			if err != nil {
+				p.log().Debug("no bundle is written", "object", u.key, "err", err)
+				return nil
+			}
 			// Readers do without a bundle that is not there.
-			if _, err := d.bucket.Put(gctx, key, bytes.NewReader(b), bucket.Condition{}); err != nil && gctx.Err() == nil {
-				p.log().Warn("bundle not written; readers will make more requests", "object", key, "err", err)
+			if _, err := d.bucket.Put(gctx, u.key, bytes.NewReader(b), bucket.Condition{}); err != nil && gctx.Err() == nil {
+				p.log().Warn("bundle not written; readers will make more requests", "object", u.key, "err", err)
 			}
 			return nil
 		})
@@ -99,7 +104,7 @@ func (p *Publisher) channels(ctx context.Context, base *View, c Change) map[stri
 	out := map[string][]byte{}
 	for name, b := range c.Blobs {
 		if strings.HasPrefix(name, roleChannels+"/") {
-			out[targetOf(name, b).key()] = b
+			out[targetOf(name, b).Key()] = b
 		}
 	}
 	old := base.Targets(roleChannels + "/")
@@ -125,15 +130,21 @@ func (p *Publisher) channels(ctx context.Context, base *View, c Change) map[stri
 	g.Wait()
 	for i, t := range old {
 		if got[i] != nil {
-			out[t.key()] = got[i]
+			out[t.Key()] = got[i]
 		}
 	}
 	return out
 }
 
-// bundles returns both bundles of s, by key. One that would be too large is
-// left out.
-func (p *Publisher) bundles(base *View, s *set, channels map[string][]byte, c Change) map[string][]byte {
+// An unpacked is what goes into a bundle, see [packBundle].
+type unpacked struct {
+	key     string
+	objects map[string][]byte
+	dict    []byte
+}
+
+// bundles returns what goes into both bundles of s.
+func bundles(base *View, s *set, channels map[string][]byte, c Change) []unpacked {
 	next, full := maps.Clone(channels), maps.Clone(channels)
 	old, versions := base.set.files, s.versions()
 	for _, file := range []string{targetsFile, releasesFile, channelsFile, snapshotFile} {
@@ -145,18 +156,10 @@ func (p *Publisher) bundles(base *View, s *set, channels map[string][]byte, c Ch
 	}
 	maps.Copy(next, c.Carry.Next)
 	maps.Copy(full, c.Carry.Full)
-	out := map[string][]byte{}
-	pack := func(key string, objects map[string][]byte, dict []byte) {
-		b, err := packBundle(objects, dict)
-		if err != nil {
-			p.log().Debug("no bundle is written", "object", key, "err", err)
-			return
-		}
-		out[key] = b
+	return []unpacked{
+		{fullBundle, full, nil},
+		{nextBundleKey(old[timestampFile], s.files[timestampFile]), next, dictionary(old)},
 	}
-	pack(fullBundle, full, nil)
-	pack(nextBundleKey(old[timestampFile], s.files[timestampFile]), next, dictionary(old))
-	return out
 }
 
 // inherited returns what the bundle of base carries for new readers beside
