@@ -260,7 +260,7 @@ func TestMirrors_Tampered(t *testing.T) {
 		{[]string{"timestamp.json"}, false},
 		{[]string{"snapshot.json"}, false},
 		{[]string{"metadata/2.releases.json", "metadata/3.releases.json"}, false},
-		{[]string{"manifests/", "targets/releases/"}, false},
+		{[]string{"manifests/"}, false},
 		{[]string{"targets/channels/"}, false},
 		{[]string{"packs/"}, true},
 		{[]string{"1.root.json"}, true},

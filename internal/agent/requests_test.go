@@ -185,7 +185,7 @@ func TestRequests_BundleLiesAboutTheManifest(t *testing.T) {
 	}
 	w.spoil(true, func([]byte) []byte { return ze.EncodeAll(append(bytes.Clone(honest), lies...), nil) })
 	w.pass(5 * time.Minute)
-	want := "GET 2.root.json, GET bundles/*-*.zst, GET targets/releases/*.r2.json, GET timestamp.json, " + fmt.Sprintf(reported, 1)
+	want := "GET 2.root.json, GET bundles/*-*.zst, GET manifests/*.zst, GET timestamp.json, " + fmt.Sprintf(reported, 1)
 	if got := w.requests(); got != want || w.text("f") != "two" {
 		t.Errorf("asked for %s\n     want %s", got, want)
 	}

@@ -72,5 +72,14 @@ func (o *overlay) drop(key string) {
 	delete(o.objects, key)
 }
 
+// Beneath returns the bucket behind the copies, if b is one that [Overlay] gave,
+// and else b.
+func Beneath(b Bucket) Bucket {
+	if o, ok := b.(*overlay); ok {
+		return o.Bucket
+	}
+	return b
+}
+
 // Unwrap returns the bucket behind the copies.
 func (o *overlay) Unwrap() Bucket { return o.Bucket }

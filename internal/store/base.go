@@ -116,7 +116,7 @@ func (u *publication) body(ctx context.Context, st *state, t trust.Target) ([]by
 	if b = u.kept.get(t); b == nil {
 		s := Store{Bucket: st.view.Over(u.s.Bucket), Log: u.s.Log}
 		var err error
-		if b, err = s.manifestBytes(ctx, st.view, t, nil); err != nil {
+		if b, err = s.manifestBytes(ctx, t, nil); err != nil {
 			return nil, fmt.Errorf("release %s: %w", targetName(t.Name), err)
 		}
 		u.kept.put(t.Digest, b)
@@ -185,8 +185,9 @@ func (u *publication) search(ctx context.Context, st *state, x index, usable fun
 }
 
 // compare says what the tree changes; New is false when the channel already
-// has exactly this, and the bucket all of it.
-func (u *publication) compare(st *state) (Published, error) {
+// has exactly this, and the bucket all of it. What the bucket has lost of small
+// objects is put back then.
+func (u *publication) compare(ctx context.Context, st *state) (Published, error) {
 	m := &release.Manifest{Schema: release.SchemaVersion, Project: u.o.Project, Files: u.files, Roles: u.o.Roles}
 	out := Published{New: true, Files: fileChanges(st.before, m)}
 	if st.before == nil {
@@ -198,6 +199,9 @@ func (u *publication) compare(st *state) (Published, error) {
 	}
 	same, err := sameButFiles(st.before, m)
 	if err != nil || !same {
+		return out, err
+	}
+	if err := u.restore(ctx, st); err != nil {
 		return out, err
 	}
 	if err := u.stock.wait(); err != nil {

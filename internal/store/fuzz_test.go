@@ -36,7 +36,7 @@ func FuzzManifestDelta(f *testing.F) {
 		b := bucket.NewMem()
 		put(t, b, "manifests/x", packed)
 		for _, dict := range [][]byte{from, nil} {
-			got, err := (&Store{Bucket: b}).packed(context.Background(), "manifests/x", dict, target)
+			got, err := readPacked(context.Background(), b, "manifests/x", dict, target)
 			if err == nil && !bytes.Equal(got, to) {
 				t.Fatalf("%q was taken for the signed manifest", got)
 			}

@@ -136,7 +136,7 @@ func (s *Store) liveManifest(ctx context.Context, v *trust.View, t trust.Target)
 		}
 		return m, nil
 	}
-	b, err := s.packed(ctx, packedManifest(t.Digest), nil, t)
+	b, err := readPacked(ctx, s.Bucket, packedManifest(t.Digest), nil, t)
 	if err == nil {
 		var m *release.Manifest
 		if m, err = release.ParseManifest(b); err == nil {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -202,13 +203,16 @@ func (p *packer) flush(pa parcel) error {
 }
 
 // putNamed writes an object whose name is made of its content: one that
-// exists is the same. A nil bucket counts without writing.
+// exists is the same. The name of a manifest is of what it unpacks to; nothing
+// else holds it, so what somebody has put there does not stay. A nil bucket
+// counts without writing.
 func putNamed(ctx context.Context, b bucket.Bucket, key string, data []byte) (tally, error) {
 	t := tally{uploaded: 1, bytes: int64(len(data))}
 	if b == nil {
 		return t, nil
 	}
-	_, err := b.Put(ctx, key, bytes.NewReader(data), bucket.Condition{IfAbsent: b.Caps().IfAbsent})
+	once := b.Caps().IfAbsent && !strings.HasPrefix(key, manifestPrefix)
+	_, err := b.Put(ctx, key, bytes.NewReader(data), bucket.Condition{IfAbsent: once})
 	if errors.Is(err, bucket.ErrExists) {
 		return tally{present: 1}, nil
 	}

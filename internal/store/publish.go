@@ -254,7 +254,7 @@ func (u *publication) lock(ctx context.Context) (func(context.Context) error, er
 // lacks. With Published.New false there is nothing left to do, and of a dry run
 // not either.
 func (u *publication) prepare(ctx context.Context, st *state) (Published, error) {
-	out, err := u.compare(st)
+	out, err := u.compare(ctx, st)
 	if err != nil {
 		return out, err
 	}
@@ -401,10 +401,11 @@ func (u *publication) commit(ctx context.Context, st *state, m *release.Manifest
 		return err
 	}
 	ch := trust.Change{
-		Blobs:  map[string][]byte{releaseTarget(m.Name()): to.body, channelTarget(u.o.Channel): pointer},
-		Remove: st.obsolete(u.o.Channel),
-		Carry:  carry,
-		Beside: func(context.Context) error { return u.complete(m) },
+		Blobs:     map[string][]byte{channelTarget(u.o.Channel): pointer},
+		Elsewhere: []trust.Target{{Name: releaseTarget(m.Name()), Size: int64(len(to.body)), Digest: to.digest}},
+		Remove:    st.obsolete(u.o.Channel),
+		Carry:     carry,
+		Beside:    func(context.Context) error { return u.complete(m) },
 	}
 	u.saving.Go(func() {
 		u.kept.put(to.digest, to.body)

@@ -152,6 +152,75 @@ func TestLostPackIsPublishedAgain(t *testing.T) {
 	mustStage(t, f.b, f.manifest(), StageOptions{Dir: stageDir(t)})
 }
 
+// A publish that remembers what the bucket held sees that it does not hold it any
+// more, and puts it back though there is nothing new.
+func TestLostObjectsArePutBack(t *testing.T) {
+	f := newFixture(t, bucket.NewMem())
+	o := f.options()
+	o.Cache = t.TempDir()
+	publish := func() Published {
+		t.Helper()
+		p, err := f.publishTo(f.b, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	f.write("a", "1")
+	publish()
+	f.write("a", "2")
+	publish()
+	o.Channel = "beta"
+	f.write("a", "3")
+	publish()
+	o.Channel = "stable"
+	f.write("a", "2")
+	if p := publish(); p.New || p.Uploaded != 0 {
+		t.Fatalf("published %+v", p)
+	}
+	whole := content(t, f.b, "")
+	lose := func() int {
+		n := 0
+		for key := range whole {
+			if strings.HasPrefix(key, "tuf/targets/") || strings.HasPrefix(key, "manifests/") && !strings.Contains(key, "-") {
+				if err := f.b.Delete(t.Context(), key); err != nil {
+					t.Fatal(err)
+				}
+				n++
+			}
+		}
+		return n
+	}
+	if n := lose(); n != 2+3+1 { // one of the channels' is of the state before
+		t.Fatalf("%d objects were deleted", n)
+	}
+	o.DryRun = true
+	if p := publish(); p.New || p.Uploaded != 5 || len(content(t, f.b, "")) != len(whole)-6 {
+		t.Errorf("dry run: %+v", p)
+	}
+	o.DryRun = false
+	if p := publish(); p.New || p.Uploaded != 5 {
+		t.Errorf("published %+v", p)
+	}
+	now := content(t, f.b, "")
+	for key, text := range whole {
+		if now[key] == "" && !strings.HasPrefix(key, "tuf/targets/") || now[key] != "" && now[key] != text {
+			t.Errorf("%s is %.40q", key, now[key])
+		}
+	}
+	// What nobody has any more is no reason to fail.
+	lose()
+	if err := os.RemoveAll(filepath.Join(o.Cache, "signed")); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.b.Delete(t.Context(), "tuf/bundles/full.zst"); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := f.publishTo(f.b, o); err == nil {
+		t.Errorf("without the channel: %+v", p)
+	}
+}
+
 func TestPacksAreRewritten(t *testing.T) {
 	f := newFixture(t, bucket.NewMem())
 	f.write("keep", string(noise(1, 100_000)))
@@ -211,7 +280,7 @@ func TestOldReleasesGo(t *testing.T) {
 }
 
 // S3 answers a reader who may not list with 403 for what is missing: a VM must
-// then take the manifest as it was signed, and think nothing of it.
+// then take the manifest whole, and think nothing of it.
 func TestManifestForbidden(t *testing.T) {
 	mem := bucket.NewMem()
 	f := newFixture(t, mem)
@@ -224,25 +293,22 @@ func TestManifestForbidden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := bucket.NewFaults(mem, bucket.Fault{Method: "Get", Key: "manifests/", Err: bucket.ErrPermission})
+	b := bucket.NewFaults(mem, bucket.Fault{Method: "Get", Key: "manifests/*-*", Err: bucket.ErrPermission})
 	v, err := f.client(b).Refresh(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	var logged bytes.Buffer
 	s := &Store{Bucket: b, Log: slog.New(slog.NewTextHandler(&logged, nil))}
-	for name, have := range map[string]*release.Manifest{"compressed": nil, "as delta": m1} {
-		hits := b.Hits()
-		m, err := s.Manifest(t.Context(), v, "r2", have)
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		if got, _ := m.Bytes(); !bytes.Equal(got, want) {
-			t.Errorf("%s: another manifest", name)
-		}
-		if b.Hits() == hits {
-			t.Errorf("%s: nothing was forbidden", name)
-		}
+	m, err := s.Manifest(t.Context(), v, "r2", m1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := m.Bytes(); !bytes.Equal(got, want) {
+		t.Error("another manifest")
+	}
+	if b.Hits() == 0 {
+		t.Error("nothing was forbidden")
 	}
 	if logged.Len() > 0 {
 		t.Errorf("logged %s", &logged)
@@ -294,15 +360,23 @@ func TestManifestWays(t *testing.T) {
 	if tr := get(nil); tr.Gets != 1 || tr.Down < 1000 || tr.Down > int64(len(wantBytes))/2 {
 		t.Errorf("compressed: %+v", tr)
 	}
-	// Whatever is wrong with the short ways, the signed one remains.
-	for _, bad := range [][]byte{nil, []byte("garbage"), bytes.Repeat([]byte{0}, 100), []byte(content(t, mem, zst)[zst])[:50]} {
-		put(t, mem, del, bad)
-		put(t, mem, zst, bad)
-		get(m1)
-	}
+	// Whatever is wrong with the short way, and with the copy of the whole one
+	// that came along, the object remains; nothing else is taken for it.
+	good := []byte(content(t, mem, zst)[zst])
 	other := []byte(content(t, mem, packedManifest(t1.Digest))[packedManifest(t1.Digest)])
-	put(t, mem, zst, other)
-	get(nil)
+	for _, bad := range [][]byte{nil, []byte("garbage"), bytes.Repeat([]byte{0}, 100), good[:50], bytes.Repeat(good, 9), other} {
+		put(t, mem, del, bad)
+		get(m1)
+		s := &Store{Bucket: bucket.Overlay(mem, map[string][]byte{zst: bad})}
+		if m, err := s.Manifest(context.Background(), v, "r2", nil); err != nil || m.Name() != "r2" {
+			t.Errorf("copy of %d bytes: %v, %v", len(bad), m, err)
+		}
+		put(t, mem, zst, bad)
+		if m, err := (&Store{Bucket: mem}).Manifest(context.Background(), v, "r2", m1); err == nil {
+			t.Errorf("%d bytes were taken for %s", len(bad), m.Name())
+		}
+		put(t, mem, zst, good)
+	}
 	if _, err := (&Store{Bucket: mem}).Manifest(context.Background(), v, "r9", nil); !errors.Is(err, trust.ErrNoRelease) {
 		t.Errorf("unknown release: %v", err)
 	}
@@ -498,7 +572,8 @@ func TestPublishRemembers(t *testing.T) {
 	if out.Release != "r2" || tr.Gets > 2 || tr.Puts > 12 || tr.Requests() > 15 {
 		t.Errorf("one file: %s with %+v", out.Release, tr)
 	}
-	if out, tr = publish(); out.New || tr.Gets > 2 || tr.Puts > 0 {
+	// … and whether the channel and both manifests are still there.
+	if out, tr = publish(); out.New || tr.Gets > 2+3 || tr.Puts > 0 {
 		t.Errorf("nothing: %+v with %+v", out, tr)
 	}
 	// What is kept is no more than a copy.

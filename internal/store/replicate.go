@@ -136,11 +136,11 @@ func (r *replication) agents(ctx context.Context) error {
 	return r.each(ctx, len(r.o.Agents), func(ctx context.Context, i int) error {
 		d := r.o.Agents[i]
 		key := "agents/" + d.Hex()
-		there, _, err := r.there(ctx, r.to.Bucket, key)
+		there, _, err := holds(ctx, r.to.Bucket, key)
 		if err != nil || there {
 			return err
 		}
-		there, size, err := r.there(ctx, r.s.Bucket, key)
+		there, size, err := holds(ctx, r.s.Bucket, key)
 		if err != nil || !there && r.o.DryRun { // it comes with the publish
 			return err
 		}
@@ -148,8 +148,8 @@ func (r *replication) agents(ctx context.Context) error {
 	})
 }
 
-// there reports whether a bucket has an object, and its size.
-func (r *replication) there(ctx context.Context, b bucket.Bucket, key string) (ok bool, size int64, err error) {
+// holds reports whether a bucket has an object, and its size.
+func holds(ctx context.Context, b bucket.Bucket, key string) (ok bool, size int64, err error) {
 	body, obj, err := b.Get(ctx, key, bucket.GetOptions{Length: 1})
 	switch {
 	case errors.Is(err, bucket.ErrNotExist):
@@ -289,7 +289,7 @@ func (r *replication) find(ctx context.Context, p *copyPlan, all bool) error {
 	}
 	if len(ask) <= fewPacks && !all {
 		return r.each(ctx, len(ask), func(ctx context.Context, i int) error {
-			ok, size, err := r.there(ctx, r.to.Bucket, packKey(ask[i].Digest))
+			ok, size, err := holds(ctx, r.to.Bucket, packKey(ask[i].Digest))
 			if err != nil || !ok || size != ask[i].Size {
 				return err
 			}
@@ -335,10 +335,7 @@ func (r *replication) manifest(ctx context.Context, p *copyPlan, t trust.Target)
 	}
 	n, err := putObjects(ctx, to, ways)
 	r.count(n)
-	if err != nil || r.o.DryRun {
-		return err
-	}
-	return trust.PutTarget(ctx, to, t.Name, body)
+	return err
 }
 
 // channels copies the channels that differ.

@@ -16,10 +16,13 @@ import (
 
 // Optional reports whether a bucket with a whole project may lack the object
 // called key: the next root, which is looked for in vain most of the time, a
-// short cut for metadata or a manifest, and what VMs and publishers write for
+// short cut for metadata or from one manifest to another, and what VMs and publishers write for
 // themselves.
 func Optional(key string) bool {
-	for _, prefix := range []string{"tuf/bundles/", "manifests/", reportPrefix, "logs/", "locks/"} {
+	if name, manifest := strings.CutPrefix(key, manifestPrefix); manifest {
+		return strings.Contains(name, "-")
+	}
+	for _, prefix := range []string{"tuf/bundles/", reportPrefix, "logs/", "locks/"} {
 		if strings.HasPrefix(key, prefix) {
 			return true
 		}

@@ -15,7 +15,7 @@ func TestOptional(t *testing.T) {
 	for key, want := range map[string]bool{
 		"tuf/metadata/timestamp.json": false, "tuf/metadata/1.root.json": false, "tuf/metadata/2.root.json": true, "tuf/metadata/12.root.json": true,
 		"tuf/metadata/2.snapshot.json": false, "tuf/targets/releases/x.r1.json": false, "packs/x": false, "agents/x": false,
-		"manifests/x.zst": true, "reports/vm/report.json": true, "logs/vm/0.zst": true, "locks/publish": true,
+		"manifests/x.zst": false, "manifests/x-y.zst": true, "reports/vm/report.json": true, "logs/vm/0.zst": true, "locks/publish": true,
 	} {
 		if Optional(key) != want {
 			t.Errorf("%s: %v", key, !want)
