@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -245,12 +246,14 @@ func silent(r *release.Summary, ago time.Duration) bool {
 	return ago > beat+StaleGrace || r.State == release.StateApplying && ago > ApplyingLimit
 }
 
-var volatile = regexp.MustCompile(`0x[0-9a-f]+|[0-9a-f]{8,}|\d+`)
+// volatile is what may differ between failures that are the same. An agent,
+// which starts for each poll, never needs it.
+var volatile = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`0x[0-9a-f]+|[0-9a-f]{8,}|\d+`) })
 
 // fingerprint is equal for failures that differ only in numbers, addresses
 // and digests.
 func fingerprint(role, step, reason string) string {
-	sum := sha256.Sum256([]byte(role + "\x00" + step + "\x00" + volatile.ReplaceAllString(strings.ToLower(reason), "#")))
+	sum := sha256.Sum256([]byte(role + "\x00" + step + "\x00" + volatile().ReplaceAllString(strings.ToLower(reason), "#")))
 	return hex.EncodeToString(sum[:6])
 }
 

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/bootwell/bootwell/internal/agent"
@@ -130,7 +129,7 @@ func (t *teller) event(e agent.Event) {
 	case agent.EventNote:
 		s.Say("%s", fleet.Clean(e.Text, 600))
 	case agent.EventStage:
-		s.Update("  %s %s of %s", e.Phase, humanize.Bytes(uint64(e.Done)), humanize.Bytes(uint64(e.Total)))
+		s.Update("  %s %s of %s", e.Phase, size(uint64(e.Done)), size(uint64(e.Total)))
 	case agent.EventStart:
 		t.start(e)
 	case agent.EventStepStart:
@@ -156,7 +155,7 @@ func (t *teller) start(e agent.Event) {
 		line += " (has " + e.Previous + ")"
 	}
 	if e.Size > 0 {
-		line += " · " + humanize.Bytes(uint64(e.Size)) + " fetched"
+		line += " · " + size(uint64(e.Size)) + " fetched"
 	}
 	switch {
 	case t.flags.dryRun:

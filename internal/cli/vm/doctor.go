@@ -14,7 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -200,9 +199,9 @@ func (x *examination) state() {
 	case info.Mode().Perm()&0o022 != 0:
 		x.problem(check, "state_mode", fmt.Sprintf("others may write to /var/lib/bootwell (mode %04o): they could change what root runs", info.Mode().Perm()), "chmod go-w /var/lib/bootwell, and find out who changed it")
 	case free < minSpace:
-		x.warning(check, "disk_full", "only "+humanize.Bytes(free)+" are free below /var/lib/bootwell", "free some space, or make the disk larger")
+		x.warning(check, "disk_full", "only "+size(free)+" are free below /var/lib/bootwell", "free some space, or make the disk larger")
 	default:
-		text := humanize.Bytes(free) + " free"
+		text := size(free) + " free"
 		if pid := lockHolder(x.paths.Lock()); pid != "" {
 			text += "; process " + pid + " works on it now"
 		}
