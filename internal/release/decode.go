@@ -3,6 +3,7 @@ package release
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"math"
@@ -36,7 +37,7 @@ func decodeManifest(b []byte, m *Manifest) error {
 func decodeFiles(b []byte) (files []File, rest []byte, ok bool) {
 	d := decoder{b: b, ok: true}
 	d.need(`{"files":[`)
-	files = []File{}
+	files = make([]File, 0, len(b)/256)
 	for more := !d.take(`]`); more && d.ok; {
 		files = append(files, d.file())
 		if more = d.take(`,`); !more {
@@ -141,13 +142,16 @@ func (d *decoder) digest() (v Digest) {
 		d.ok = false
 		return v
 	}
-	for _, c := range d.b[:2*sha256.Size] {
-		d.ok = d.ok && (c >= '0' && c <= '9' || c >= 'a' && c <= 'f')
+	text := d.b[:2*sha256.Size]
+	lower := ^uint64(0) // of hexadecimal digits, capitals alone lack the bit 0x20
+	for i := 0; i < len(text); i += 8 {
+		lower &= binary.NativeEndian.Uint64(text[i:])
 	}
+	_, err := hex.Decode(v.sum[:], text)
+	d.ok = d.ok && err == nil && lower&0x2020202020202020 == 0x2020202020202020
 	if !d.ok {
-		return v
+		return Digest{}
 	}
-	hex.Decode(v.sum[:], d.b[:2*sha256.Size])
 	d.b = d.b[2*sha256.Size:]
 	d.need(`"`)
 	return v
