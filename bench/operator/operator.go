@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	_ "github.com/PlakarKorp/go-cdc-chunkers/chunkers/fastcdc" // cuts large files when publishing
+
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/release"
 	"github.com/bootwell/bootwell/internal/store"

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	_ "github.com/PlakarKorp/go-cdc-chunkers/chunkers/fastcdc" // cuts large files when publishing
+
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/file"
 	"github.com/bootwell/bootwell/internal/release"

@@ -8,15 +8,18 @@ import (
 	"os"
 
 	chunkers "github.com/PlakarKorp/go-cdc-chunkers"
-	_ "github.com/PlakarKorp/go-cdc-chunkers/chunkers/fastcdc" // registers the algorithm
 
 	"github.com/bootwell/bootwell/internal/release"
 )
 
 // Content-defined chunking (FastCDC, Xia et al. 2016) of files over
 // smallFile. One changed byte in a file up to hugeFile costs a VM no more than
-// 192 KiB; the list of a disk image's chunks is short. Changing any of these moves all large content
-// once more.
+// 192 KiB; the list of a disk image's chunks is short. Changing any of these
+// moves all large content once more.
+//
+// Who publishes imports the package chunkers/fastcdc, which registers the
+// algorithm: an agent only reads, and need not initialise at each start what is
+// behind it.
 const (
 	smallFile   = 1 << 20
 	hugeFile    = 64 << 20

@@ -3,6 +3,8 @@ package store
 import (
 	"testing"
 
+	_ "github.com/PlakarKorp/go-cdc-chunkers/chunkers/fastcdc" // cuts large files when publishing
+
 	"github.com/bootwell/bootwell/internal/bucket"
 )
 

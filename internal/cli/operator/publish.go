@@ -9,6 +9,7 @@ import (
 	"sync"
 	"text/tabwriter"
 
+	_ "github.com/PlakarKorp/go-cdc-chunkers/chunkers/fastcdc" // cuts large files when publishing
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
