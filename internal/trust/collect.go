@@ -9,7 +9,10 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/release"
@@ -37,6 +40,8 @@ const (
 	maxSkew = 5 * time.Minute
 
 	maxPast = 100_000 // states before the present one that are followed
+
+	pastReads = 8 // objects of them, side by side
 )
 
 // CollectTime is how long after [Publisher.BeginCollect] was called its caller
@@ -150,18 +155,12 @@ type Kept struct {
 // readers who are behind, and never too little for v. What is gone of them is
 // left out.
 func (v *View) Kept(ctx context.Context, since time.Time) (Kept, error) {
-	k, versions := v.Own(), v.set.versions()
-	base, _ := strconv.ParseInt(fmt.Sprint(v.set.snapshot.Signed.UnrecognizedFields[baseField]), 10, 64)
-	version := versions[snapshotFile]
-	_, obj, err := get(ctx, v.client.Bucket, versionedKey(snapshotFile, version), bucket.GetOptions{}, maxSnapshotBytes)
-	for range maxPast {
-		if err != nil || !obj.Modified.After(since) || base <= 0 || base >= version {
-			break
-		}
-		version = base
-		base, obj, err = v.past(ctx, version, &k)
+	k := v.Own()
+	earlier, err := v.earlier(ctx, since)
+	if err == nil {
+		err = v.readPast(ctx, earlier, &k)
 	}
-	if err != nil && !errors.Is(err, bucket.ErrNotExist) {
+	if err != nil {
 		return k, fmt.Errorf("look at earlier states: %w", err)
 	}
 	return k, nil
@@ -202,34 +201,82 @@ func (k *Kept) Drop(which func(Target) bool) {
 	})
 }
 
-// past adds what one earlier state needs, and returns the version of the one
-// before it.
-func (v *View) past(ctx context.Context, version int64, k *Kept) (base int64, obj bucket.Object, err error) {
-	key := versionedKey(snapshotFile, version)
-	b, obj, err := get(ctx, v.client.Bucket, key, bucket.GetOptions{}, maxSnapshotBytes)
-	if err != nil {
-		return 0, obj, err
-	}
-	k.Objects[key] = true
-	snapshot := parsePast(b)
-	for _, file := range []string{targetsFile, releasesFile, channelsFile} {
-		key := versionedKey(file, snapshot.versions[file])
-		if k.Objects[key] {
-			continue
+// earlier returns the snapshots of the states that v took the place of since
+// the time given, the newest first. Versions follow each other, so that the next
+// ones are read ahead: one, two, four, up to pastReads of them.
+func (v *View) earlier(ctx context.Context, since time.Time) ([]pastFile, error) {
+	version := v.set.versions()[snapshotFile]
+	base, _ := strconv.ParseInt(fmt.Sprint(v.set.snapshot.Signed.UnrecognizedFields[baseField]), 10, 64)
+	last := v.snapshots(ctx, version, 1)[version]
+	var found []pastFile
+	read, ahead := map[int64]pastFile{}, 1
+	for len(found) < maxPast && last.err == nil && last.modified.After(since) && base > 0 && base < version {
+		version = base
+		if _, ok := read[version]; !ok {
+			read = v.snapshots(ctx, version, ahead)
+			ahead = min(2*ahead, pastReads)
 		}
-		k.Objects[key] = true
-		b, _, err := get(ctx, v.client.Bucket, key, bucket.GetOptions{}, maxTargetsBytes)
-		if errors.Is(err, bucket.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return 0, obj, err
-		}
-		for _, t := range parsePast(b).targets {
-			k.add(t)
+		if last = read[version]; last.err == nil {
+			found, base = append(found, last), last.base
 		}
 	}
-	return snapshot.base, obj, nil
+	if last.err != nil && !errors.Is(last.err, bucket.ErrNotExist) {
+		return nil, last.err
+	}
+	return found, nil
+}
+
+// snapshots reads the n snapshots up to version side by side.
+func (v *View) snapshots(ctx context.Context, version int64, n int) map[int64]pastFile {
+	files := make([]pastFile, min(int64(n), version))
+	var wg sync.WaitGroup
+	for i := range files {
+		wg.Go(func() {
+			key := versionedKey(snapshotFile, version-int64(i))
+			b, obj, err := get(ctx, v.client.Bucket, key, bucket.GetOptions{}, maxSnapshotBytes)
+			files[i] = parsePast(b)
+			files[i].key, files[i].modified, files[i].err = key, obj.Modified, err
+		})
+	}
+	wg.Wait()
+	out := map[int64]pastFile{}
+	for i, f := range files {
+		out[version-int64(i)] = f
+	}
+	return out
+}
+
+// readPast adds what the states of some snapshots need.
+func (v *View) readPast(ctx context.Context, snapshots []pastFile, k *Kept) error {
+	var keys []string
+	for _, s := range snapshots {
+		k.Objects[s.key] = true
+		for _, file := range []string{targetsFile, releasesFile, channelsFile} {
+			if key := versionedKey(file, s.versions[file]); !k.Objects[key] {
+				k.Objects[key] = true
+				keys = append(keys, key)
+			}
+		}
+	}
+	var mu sync.Mutex // guards k
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(pastReads)
+	for _, key := range keys {
+		g.Go(func() error {
+			b, _, err := get(gctx, v.client.Bucket, key, bucket.GetOptions{}, maxTargetsBytes)
+			if errors.Is(err, bucket.ErrNotExist) {
+				return nil
+			}
+			targets := parsePast(b).targets
+			mu.Lock()
+			defer mu.Unlock()
+			for _, t := range targets {
+				k.add(t)
+			}
+			return err
+		})
+	}
+	return g.Wait()
 }
 
 // A pastFile is what an earlier snapshot or targets file names.
@@ -237,6 +284,10 @@ type pastFile struct {
 	base     int64
 	versions map[string]int64
 	targets  []Target
+
+	key      string // what follows is of a snapshot that was read
+	modified time.Time
+	err      error
 }
 
 // parsePast reads what it can of a file that nobody vouches for.

@@ -86,7 +86,7 @@ func TestView_Kept(t *testing.T) {
 	w.bucket = mem
 	p := w.publisher()
 	var states []*View
-	for n := range 4 {
+	for n := range 12 { // more than are read ahead
 		w.now = w.now.Add(time.Hour)
 		v, err := p.View(t.Context())
 		if err != nil {
