@@ -30,7 +30,7 @@ func (s *session) ahead(ctx context.Context) func(*trust.View) {
 		was := s.state
 		defer func() {
 			s.state, s.view, s.store.Bucket = was, nil, s.clock
-			s.part, s.since = "next root", time.Now()
+			s.part, s.since = "settle", time.Now()
 		}()
 		s.state, s.view, s.store.Bucket = was.clone(), v, v.Over(s.clock)
 		ch, err := s.store.Channel(ctx, v, s.Config.Project, s.Config.Channel)

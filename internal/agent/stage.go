@@ -19,6 +19,7 @@ import (
 type target struct {
 	ref
 	manifest *release.Manifest
+	text     []byte // of the manifest, if that is not on the disk yet
 	role     release.Role
 	dir      string
 	size     int64 // bytes fetched to get it
@@ -114,8 +115,9 @@ func (s *session) prepare(ctx context.Context, r ref) (*target, error) {
 		return e.target, e.err
 	}
 	var m *release.Manifest
+	var text []byte
 	err := store.ReadAny(ctx, s.Bucket, func() (err error) {
-		m, err = s.manifest(ctx, r)
+		m, text, err = s.manifest(ctx, r)
 		return err
 	})
 	if err != nil {
@@ -130,31 +132,40 @@ func (s *session) prepare(ctx context.Context, r ref) (*target, error) {
 		return nil, err
 	}
 	s.at("Verified")
-	t := &target{ref: r, manifest: m, role: role, dir: s.Paths.Tree(r.Manifest)}
+	t := &target{ref: r, manifest: m, text: text, role: role, dir: s.Paths.Tree(r.Manifest)}
 	return t, s.stage(ctx, t)
 }
 
-// manifest returns the manifest of r from the disk or the bucket.
-func (s *session) manifest(ctx context.Context, r ref) (*release.Manifest, error) {
+// manifest returns the manifest of r from the disk or the bucket, and in the
+// latter case its bytes.
+func (s *session) manifest(ctx context.Context, r ref) (*release.Manifest, []byte, error) {
 	if m := s.kept(r.Manifest); m != nil {
-		return m, nil
+		return m, nil, nil
 	}
 	defer s.phase("manifest", time.Now())
 	if s.view == nil {
 		v, err := s.trust.Last()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		s.view = v
 	}
 	m, b, err := s.store.ManifestText(ctx, s.view, r.Release, s.keptText(s.state.Applied.Manifest))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if release.DigestOf(b) != r.Manifest {
-		return nil, fmt.Errorf("manifest of %s is not the one that channel %s names: %w", r.Release, s.Config.Channel, trust.ErrUntrusted)
+		return nil, nil, fmt.Errorf("manifest of %s is not the one that channel %s names: %w", r.Release, s.Config.Channel, trust.ErrUntrusted)
 	}
-	return m, putFile(s.Paths.Manifest(r.Manifest), b, 0o644)
+	return m, b, nil
+}
+
+// keep puts the manifest of t on the disk, if it is not there.
+func (s *session) keep(t *target) error {
+	if t.text == nil {
+		return nil
+	}
+	return putFile(s.Paths.Manifest(t.Manifest), t.text, 0o644)
 }
 
 // kept returns the manifest with digest d as it lies on the disk, or nil.

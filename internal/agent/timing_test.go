@@ -30,7 +30,7 @@ func checkTiming(t *testing.T, p Paths, id string) {
 	if sum < got.Seconds*0.99-1e-4 || sum > got.Seconds*1.01+1e-4 {
 		t.Errorf("the parts are %v s of %v", sum, got.Seconds)
 	}
-	if want := "open poll manifest stage begin steps checks commit report status"; strings.Join(names, " ") != want {
+	if want := "open poll manifest stage settle begin steps checks commit report status"; strings.Join(names, " ") != want {
 		t.Errorf("parts %v, want %s", names, want)
 	}
 }

@@ -21,12 +21,17 @@ func (s *session) stage(ctx context.Context, t *target) error {
 	st := store.Staged{Dir: t.dir, Manifest: t.manifest}
 	if isDir(t.dir) {
 		err := store.VerifyStaged(ctx, st, s.Config.Role)
-		if err == nil || ctx.Err() != nil {
+		if err == nil {
+			return s.keep(t)
+		}
+		if ctx.Err() != nil {
 			return err
 		}
 		s.note("the tree of %s is not whole and is repaired: %s", t.Release, err)
 	}
 	spare := s.collect(t.Manifest)
+	kept := make(chan error, 1)
+	go func() { kept <- s.keep(t) }()
 	err := s.fetch(ctx, t, spare)
 	if spare != "" && errors.Is(err, store.ErrNoSpace) {
 		// Without it there is more room, and the other trees hold nearly the same.
@@ -35,7 +40,7 @@ func (s *session) stage(ctx context.Context, t *target) error {
 		}
 		err = s.fetch(ctx, t, "")
 	}
-	if err != nil {
+	if err = errors.Join(err, <-kept); err != nil {
 		return fmt.Errorf("stage %s: %w", t.Release, diskError(err))
 	}
 	return nil

@@ -129,7 +129,7 @@ func TestAgentLinks(t *testing.T) {
 				t.Errorf("bootwell-agent links %s", d)
 			}
 		}
-		for _, sdk := range []string{"github.com/aws/", "github.com/Azure/azure-sdk-for-go/sdk/azidentity", "github.com/gophercloud/", "golang.org/x/oauth2", "cloud.google.com/"} {
+		for _, sdk := range []string{"github.com/aws/aws-sdk-go-v2/config", "github.com/aws/aws-sdk-go-v2/credentials", "github.com/aws/aws-sdk-go-v2/service/", "github.com/minio/", "github.com/Azure/azure-sdk-for-go/sdk/azidentity", "github.com/gophercloud/", "golang.org/x/oauth2", "cloud.google.com/"} {
 			if strings.HasPrefix(d, sdk) {
 				t.Errorf("bootwell-agent links %s", d)
 			}

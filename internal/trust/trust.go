@@ -54,8 +54,9 @@ type Client struct {
 	Now    func() time.Time
 	Log    *slog.Logger
 
-	polled *answer // timestamp.json as the last Poll found it, for the next Refresh
-	known  *set    // verified last in this process
+	polled *answer  // timestamp.json as the last Poll found it, for the next Refresh
+	known  *set     // verified last in this process
+	cur    *current // as the last Poll read it; nil: not since the last Refresh
 }
 
 // Poll asks with one conditional GET whether timestamp.json differs from the
@@ -68,6 +69,7 @@ func (c *Client) Poll(ctx context.Context) (changed bool, err error) {
 	c.polled = nil
 	d := c.durable()
 	cur, ok := d.current()
+	c.cur = &cur
 	now := c.now()
 	floors := []floor{cur.Floor}
 	if f, ok := d.floorFile(); ok {
@@ -116,6 +118,7 @@ func (c *Client) refresh(ctx context.Context, lax bool, meanwhile func(*View)) (
 		return nil, err
 	}
 	defer unlock()
+	c.cur = nil
 	d := c.durable()
 	u := &update{ctx: ctx, client: c, local: files{}, meanwhile: meanwhile, early: map[string]*answer{}}
 	if u.polled, c.polled = c.polled, nil; u.polled != nil {
@@ -139,11 +142,18 @@ func (c *Client) refresh(ctx context.Context, lax bool, meanwhile func(*View)) (
 	if err := checkFloors(st.floors, s); err != nil {
 		return nil, fmt.Errorf("refresh: %w", err)
 	}
-	if err := d.commit(st, s, u.etag, ref, c.now()); err != nil {
+	kept := make(chan error, 1)
+	go func() { kept <- d.commit(st, s, u.etag, ref, c.now()) }()
+	// Where no answer was awaited in the end, the disk is.
+	v := u.view(s)
+	if meanwhile != nil && u.shown != v && (st.set == nil || s.newer(st.set)) {
+		meanwhile(v)
+	}
+	if err := <-kept; err != nil {
 		return nil, fmt.Errorf("refresh: keep what was verified: %w", err)
 	}
 	c.known = s
-	return u.view(s), nil
+	return v, nil
 }
 
 // Last returns the view that was verified last, without network and even if
@@ -161,6 +171,9 @@ func (c *Client) Last() (*View, error) {
 // Verified returns the version of the timestamp.json that was verified last, 0
 // if none is known. Unlike [Client.Last] it does not look at the metadata.
 func (c *Client) Verified() int64 {
+	if c.cur != nil {
+		return c.cur.Version
+	}
 	cur, _ := c.durable().current()
 	return cur.Version
 }
