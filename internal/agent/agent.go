@@ -66,7 +66,8 @@ type Options struct {
 // due it costs one conditional GET.
 //
 // The report tells the state of the VM after the call; it is nil only when
-// nothing could be looked at. The error tells what went wrong, also when the
+// nothing could be looked at. Where nothing had to be done, the last run and the
+// history may be left out of it: [Status] has them. The error tells what went wrong, also when the
 // VM went on with what it has: it wraps [ErrSteps], [ErrChecks],
 // [ErrUnsuitable], [ErrReboot], [ErrDisk], [ErrBusy], [ErrStopped] or an error of
 // the packages bucket, trust and store. A report of the state held comes
@@ -84,7 +85,7 @@ func (a *Agent) Run(ctx context.Context, o Options) (*release.Report, error) {
 func (a *Agent) run(ctx context.Context, o Options, times *timeline) (*release.Report, error) {
 	a.at("Locked")
 	from := time.Now()
-	s, err := a.open(o)
+	s, err := a.open(ctx, o)
 	if err != nil {
 		return a.cannotStart(ctx, err)
 	}
@@ -181,6 +182,7 @@ type session struct {
 	memory  *memory
 	clock   *clockBucket
 	trust   *trust.Client
+	polled  chan polled // of a poll that is under way; nil: none is
 	store   *store.Store
 	view    *trust.View
 	early   *early // got ready while metadata were awaited; nil: nothing
@@ -197,20 +199,24 @@ type session struct {
 	acted   bool   // something happened that is worth a report
 }
 
-// open reads what is on the disk. It changes nothing but what is broken.
-func (a *Agent) open(o Options) (*session, error) {
+// open reads what is on the disk, while the bucket is asked what is new. It
+// changes nothing but what is broken.
+func (a *Agent) open(ctx context.Context, o Options) (*session, error) {
 	p := a.Paths
 	for _, d := range []string{p.Releases(), p.Runs(), p.Trust()} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, diskError(err)
 		}
 	}
+	s := &session{Agent: a, Options: o, now: a.time(), boot: bootID(p)}
+	text, err := readState(p)
+	s.clock = &clockBucket{Bucket: s.bucketNow(wasAway(text)), now: a.time}
+	s.trust = &trust.Client{Bucket: s.clock, Dir: p.Trust(), Anchor: a.Config.Root, Now: a.time, Log: a.logger()}
+	s.pollEarly(ctx)
 	clearLeftovers(p.State(), "state.json", "journal.json", "steps.json", "status.json", "current", "last-good")
 	clearLeftovers(p.Runs(), "")
-	s := &session{Agent: a, Options: o, now: a.time(), boot: bootID(p)}
 	var note string
-	var err error
-	if s.state, note, err = loadState(p); err != nil {
+	if s.state, note, err = loadState(p, text, err); err != nil {
 		return nil, err
 	}
 	if note != "" {
@@ -224,8 +230,6 @@ func (a *Agent) open(o Options) (*session, error) {
 	s.state.noteDown(note)
 	s.memory = loadMemory(p)
 	s.facts = ReadFacts(p, a.Version)
-	s.clock = &clockBucket{Bucket: s.bucketNow(), now: a.time}
-	s.trust = &trust.Client{Bucket: s.clock, Dir: p.Trust(), Anchor: a.Config.Root, Now: a.time, Log: a.logger()}
 	s.store = &store.Store{Bucket: s.clock, Log: a.logger()}
 	err = s.whoAmI()
 	s.store.Folder = s.state.Folder

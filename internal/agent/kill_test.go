@@ -242,7 +242,7 @@ func (w *world) converges(sc scene) {
 			w.t.Errorf("the report %s says %s %s (good %s, %s), want %s %s", where, r.State, r.Release, r.LastGood, r.Reason, sc.state, sc.release)
 		}
 	}
-	if last := w.state().Last; w.reported().Run.ID != last.ID && !quiet(last) {
+	if last := w.state().last(); w.reported().Run.ID != last.ID && !quiet(last) {
 		w.t.Errorf("the run %s was never reported", last.ID)
 	}
 	if got := w.text("a"); got != sc.file {

@@ -2,28 +2,45 @@ package agent
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/bootwell/bootwell/internal/release"
 )
 
+const metricsFile = "bootwell.prom"
+
+// lacksMetrics reports whether the collector is there and the file for it is not.
+func (s *session) lacksMetrics() bool {
+	dir := s.metricsDir()
+	if !isDir(dir) {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(dir, metricsFile))
+	return err != nil
+}
+
+func (s *session) metricsDir() string {
+	if s.Config.Metrics != "" {
+		return s.Paths.at(s.Config.Metrics)
+	}
+	return s.Paths.Metrics()
+}
+
 // writeMetrics writes bootwell.prom for the textfile collector of Prometheus'
 // node exporter (text exposition format 0.0.4), if its folder is there.
 func (s *session) writeMetrics(r *release.Report) {
-	dir := s.Paths.Metrics()
-	if s.Config.Metrics != "" {
-		dir = s.Paths.at(s.Config.Metrics)
-	}
+	dir := s.metricsDir()
 	if !isDir(dir) {
 		return
 	}
-	name := filepath.Join(dir, "bootwell.prom")
+	name := filepath.Join(dir, metricsFile)
 	text := []byte(metrics(r))
 	if old, err := readBounded(name, 64<<10); err == nil && string(old) == string(text) {
 		return
 	}
-	clearLeftovers(dir, "bootwell.prom")
+	clearLeftovers(dir, metricsFile)
 	if err := placeFile(name, text, 0o644); err != nil {
 		s.logger().Warn("metrics not written", "err", err)
 	}

@@ -9,8 +9,8 @@ import (
 // bucketNow is the bucket with the patience for this call. A VM that found it
 // away at its last poll asks once, as all others of its fleet do, so that an
 // outage brings the bucket no more requests than other times do.
-func (s *session) bucketNow() bucket.Bucket {
-	if s.state.Away && !s.Options.Now && !s.Force && !s.impatient {
+func (s *session) bucketNow(away bool) bucket.Bucket {
+	if away && !s.Options.Now && !s.Force && !s.impatient {
 		return bucket.Cautious(s.Agent.Bucket)
 	}
 	return s.Agent.Bucket

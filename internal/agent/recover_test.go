@@ -254,7 +254,7 @@ func TestClone_IsAnotherVM(t *testing.T) {
 	if !strings.Contains(strings.Join(r.Warn, "\n"), "copy of i-0abc") {
 		t.Errorf("warnings %q", r.Warn)
 	}
-	if got := w.reported(); got.Run.ID != old.Last.ID {
+	if got := w.reported(); got.Run.ID != old.last().ID {
 		t.Errorf("the copy wrote over the report of the first VM")
 	}
 	w.whole()

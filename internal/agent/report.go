@@ -23,6 +23,16 @@ const uploadTime = time.Minute
 
 // report tells the state of the VM as it is now.
 func (s *session) report() release.Report {
+	r := s.summary()
+	if s.dryRun == nil {
+		r.Run = s.state.last()
+	}
+	r.History = s.state.history()
+	return r
+}
+
+// summary is report without the history and, but for a dry run, the last run.
+func (s *session) summary() release.Report {
 	st := s.state
 	r := release.Report{
 		Schema: release.SchemaVersion, Project: s.Config.Project, VM: st.VM, Role: s.Config.Role, Channel: s.Config.Channel,
@@ -30,8 +40,8 @@ func (s *session) report() release.Report {
 		Release: st.Applied.Release, LastGood: st.Good.Release, Wanted: st.Wanted.Release,
 		LastSuccess: st.LastSuccess, NextRun: s.nextPoll(),
 		Heartbeat: release.Duration(heartbeat + 2*st.poll()),
-		Facts:     s.facts, Run: st.Last, History: st.History,
-		Warn: s.warn, Buckets: s.bucketTroubles(),
+		Facts:     s.facts,
+		Warn:      s.warn, Buckets: s.bucketTroubles(),
 	}
 	r.Warn = append(r.Warn[:len(r.Warn):len(r.Warn)], bucketSentences(r.Buckets)...)
 	for _, q := range st.Quarantine {
@@ -123,10 +133,11 @@ func (j *journal) sentence() string {
 }
 
 func (s *session) lastReason() string {
-	if s.state.Last == nil {
+	last := s.state.last()
+	if last == nil {
 		return "its last run"
 	}
-	return s.state.Last.Reason
+	return last.Reason
 }
 
 // diskTrouble returns the error that only the machine's owner can mend, if
@@ -143,27 +154,32 @@ func (s *session) diskTrouble() error {
 // conclude writes the status, sends the report if there is something to say,
 // and returns it.
 func (s *session) conclude(ctx context.Context, how int) *release.Report {
-	r := s.report()
 	if s.DryRun {
+		r := s.report()
 		return &r
 	}
 	s.noteBuckets()
 	if note := s.clock.warning(); note != "" && !slices.Contains(s.warn, note) {
 		s.warning(note)
-		r = s.report()
 	}
+	r := s.summary()
+	shown := s.shows(r)
 	switch {
 	case how == stopped:
 	case s.worthSaying(&r):
 		s.upload(ctx)
-		r = s.report()
+		shown = ""
 	case s.refused():
 		s.warning("the bucket does not let this VM write its report: give it the right to write below reports/" + s.folder() + "/")
-		r = s.report()
+		shown = ""
+	case shown != "" && shown == s.state.Shown && s.restamp(&r):
+		return &r
 	}
+	r = s.report()
 	from := time.Now()
 	s.publishStatus(r)
 	s.writeMetrics(&r)
+	s.noteShown(shown)
 	s.phase("status", from)
 	s.keepResult()
 	return &r
@@ -303,7 +319,7 @@ func (s *session) sendBoth(ctx context.Context) (logErr, err error) {
 		return nil, s.store.PutReport(ctx, s.report())
 	}
 	s.at("Reported_Enter")
-	last := s.state.Last
+	last := s.state.last()
 	last.Log = store.LogName(s.state.Runs)
 	r := s.report()
 	var wg sync.WaitGroup
@@ -356,14 +372,14 @@ func (s *session) sendLog(ctx context.Context) error {
 		return err
 	}
 	s.state.Runs++
-	s.state.Last.Log = name
+	s.state.last().Log = name
 	return nil
 }
 
 // unsentLog returns the log of the last run, nil when it is in the bucket
 // already or nothing in it is worth reading.
 func (s *session) unsentLog() ([]byte, error) {
-	last := s.state.Last
+	last := s.state.last()
 	if last == nil || last.Log != "" || quiet(last) || s.clock.Caps().ReadOnly {
 		return nil, nil
 	}

@@ -155,8 +155,8 @@ func (s *session) commit(ctx context.Context, p *pass) error {
 		}
 		s.at("LastGood")
 	}
-	if s.state.Last != nil && s.state.Last.ID != p.run.ID {
-		s.archive(s.state.Last)
+	if last := s.state.last(); last != nil && last.ID != p.run.ID {
+		s.archive(last)
 	}
 	s.state.record(p.t.ref, p.t.role, p.run, now)
 	if !quiet(p.run) {
@@ -228,13 +228,14 @@ func (s *session) archive(last *release.Run) {
 		dropRun(s.Paths, last.ID)
 		return
 	}
-	h := append([]release.RunBrief{last.Brief()}, s.state.History...)
-	s.state.History = h[:min(len(h), release.MaxHistory)]
+	h := append([]release.RunBrief{last.Brief()}, s.state.history()...)
+	h = h[:min(len(h), release.MaxHistory)]
+	s.state.History = lazyOf(&h)
 }
 
 // record takes over what a finished run tells.
 func (st *state) record(r ref, role release.Role, run *release.Run, now time.Time) {
-	st.Last, st.Applied = run, r
+	st.Last, st.Applied = lazyOf(run), r
 	st.Failed = run.Result == release.ResultFailed
 	st.Changed = run.Result == release.ResultChanged
 	st.Poll, st.Reapply = role.Schedule.Poll, role.Schedule.Reapply
@@ -299,7 +300,7 @@ func (s *session) breakLoop() error {
 	if j == nil || s.DryRun {
 		return nil
 	}
-	if s.state.Last != nil && j.Run == s.state.Last.ID {
+	if last := s.state.last(); last != nil && j.Run == last.ID {
 		s.journal = nil
 		return removeFile(s.Paths.Journal())
 	}
@@ -329,8 +330,8 @@ func (s *session) abandon(reason string, refuse bool) error {
 		ID: j.Run, Why: j.Why, Release: j.Target.Release, Fallback: j.Fallback, Attempt: j.Attempt, Started: j.Started,
 		Result: release.ResultFailed, Reason: reason, Steps: j.Steps,
 	}
-	if s.state.Last != nil {
-		s.archive(s.state.Last)
+	if last := s.state.last(); last != nil {
+		s.archive(last)
 	}
 	st, now := s.state, s.time()
 	st.record(j.Target, release.Role{Schedule: release.Schedule{Poll: st.Poll, Reapply: st.Reapply}}, run, now)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -37,10 +38,39 @@ func (s *session) look(ctx context.Context) {
 	}
 }
 
+// A polled is what came of a poll.
+type polled struct {
+	changed bool
+	err     error
+}
+
+// pollEarly begins with the poll, unless this call may make none: that of a VM
+// that is held, or that goes on with a run.
+func (s *session) pollEarly(ctx context.Context) {
+	if _, err := os.Lstat(s.Paths.Journal()); err == nil || s.held() != "" {
+		return
+	}
+	s.polled = make(chan polled, 1)
+	go func() {
+		changed, err := s.trust.Poll(ctx)
+		s.polled <- polled{changed, err}
+	}()
+}
+
+// poll returns what came of the poll that is under way, or of another one.
+func (s *session) poll(ctx context.Context) (changed bool, err error) {
+	if s.polled == nil {
+		return s.trust.Poll(ctx)
+	}
+	p := <-s.polled
+	s.polled = nil
+	return p.changed, p.err
+}
+
 // readChannel reads the channel when the metadata verified here are others than
 // those it was read in: also after a call that was cut off between the two.
 func (s *session) readChannel(ctx context.Context) error {
-	changed, err := s.trust.Poll(ctx)
+	changed, err := s.poll(ctx)
 	if err != nil {
 		return err
 	}

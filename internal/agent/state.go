@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -53,21 +54,21 @@ type state struct {
 	Metadata int64    `json:"metadata,omitempty"` // timestamp version in which Wanted was read
 	Expiry   []string `json:"expiry,omitempty"`   // what the metadata say of their own end
 
-	Applied     ref                `json:"applied,omitzero"` // whose steps ran last
-	Failed      bool               `json:"failed,omitempty"` // how that ended
-	Changed     bool               `json:"changed,omitempty"`
-	Good        ref                `json:"good,omitzero"` // last that passed its checks
-	Attempts    map[string]int     `json:"attempts,omitempty"`
-	Quarantine  []quarantined      `json:"quarantine,omitempty"`
-	Failures    int                `json:"failures,omitempty"`  // runs that failed one after the other
-	NextRetry   time.Time          `json:"next_retry,omitzero"` // after a failure
-	NextReapply time.Time          `json:"next_reapply,omitzero"`
-	Poll        release.Duration   `json:"poll,omitempty"`
-	Reapply     release.Duration   `json:"reapply,omitempty"`
-	LastSuccess time.Time          `json:"last_success,omitzero"`
-	Last        *release.Run       `json:"last,omitempty"`
-	Runs        int64              `json:"runs,omitempty"` // counts uploaded logs
-	History     []release.RunBrief `json:"history,omitempty"`
+	Applied     ref                       `json:"applied,omitzero"` // whose steps ran last
+	Failed      bool                      `json:"failed,omitempty"` // how that ended
+	Changed     bool                      `json:"changed,omitempty"`
+	Good        ref                       `json:"good,omitzero"` // last that passed its checks
+	Attempts    map[string]int            `json:"attempts,omitempty"`
+	Quarantine  []quarantined             `json:"quarantine,omitempty"`
+	Failures    int                       `json:"failures,omitempty"`  // runs that failed one after the other
+	NextRetry   time.Time                 `json:"next_retry,omitzero"` // after a failure
+	NextReapply time.Time                 `json:"next_reapply,omitzero"`
+	Poll        release.Duration          `json:"poll,omitempty"`
+	Reapply     release.Duration          `json:"reapply,omitempty"`
+	LastSuccess time.Time                 `json:"last_success,omitzero"`
+	Last        *lazy[release.Run]        `json:"last,omitempty"`
+	Runs        int64                     `json:"runs,omitempty"` // counts uploaded logs
+	History     *lazy[[]release.RunBrief] `json:"history,omitempty"`
 
 	Away    bool                    `json:"away,omitempty"`    // nobody answered at the last poll
 	Buckets []release.BucketTrouble `json:"buckets,omitempty"` // of no use in the last call
@@ -81,13 +82,19 @@ type state struct {
 	Refusals int       `json:"refusals,omitempty"` // in a row
 	Unsaid   string    `json:"unsaid,omitempty"`   // the gist of that report
 	Notes    []string  `json:"notes,omitempty"`    // for the next report's warnings
+	Shown    string    `json:"shown,omitempty"`    // what [Paths.Status] tells but for times, as a digest
 }
 
-// loadState reads the state. A state that cannot be read is set aside and
-// begins anew: everything in it can be learned again, so a torn file must not
-// stop a VM. The note then says so.
-func loadState(p Paths) (st *state, note string, err error) {
-	b, err := readBounded(p.StateFile(), maxStateBytes)
+// readState reads the text of the state.
+func readState(p Paths) ([]byte, error) { return readBounded(p.StateFile(), maxStateBytes) }
+
+// wasAway tells what the text of a state says of Away, before it is parsed.
+func wasAway(b []byte) bool { return bytes.Contains(b, []byte(`"away":true`)) }
+
+// loadState makes the state of what readState has returned. A state that cannot
+// be read is set aside and begins anew: everything in it can be learned again,
+// so a torn file must not stop a VM. The note then says so.
+func loadState(p Paths, b []byte, err error) (st *state, note string, _ error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return &state{Schema: stateSchema}, "", nil
 	}
@@ -133,9 +140,6 @@ func parseState(b []byte) (*state, error) {
 	if release.FolderVM(st.Folder) != st.VM {
 		st.Folder = ""
 	}
-	if len(st.History) > release.MaxHistory {
-		st.History = st.History[:release.MaxHistory]
-	}
 	if len(st.Buckets) > release.MaxBuckets {
 		st.Buckets = st.Buckets[:release.MaxBuckets]
 	}
@@ -143,6 +147,18 @@ func parseState(b []byte) (*state, error) {
 		st.Notes = st.Notes[:20]
 	}
 	return st, nil
+}
+
+// last is the last run; nil: there was none.
+func (st *state) last() *release.Run { return st.Last.get() }
+
+// history are the runs before the last one, newest first.
+func (st *state) history() []release.RunBrief {
+	h := st.History.get()
+	if h == nil {
+		return nil
+	}
+	return (*h)[:min(len(*h), release.MaxHistory)]
 }
 
 func (st *state) poll() time.Duration    { return orDefault(st.Poll, defaultPoll) }

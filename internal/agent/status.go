@@ -186,10 +186,10 @@ func (st *state) story() []string {
 }
 
 func lastOf(st *state) string {
-	if st.Last == nil || st.Last.Reason == "" {
+	if st.last() == nil || st.last().Reason == "" {
 		return "no reason is known"
 	}
-	return st.Last.Reason
+	return st.last().Reason
 }
 
 // next tells what will be, if the channel names nothing new meanwhile.
