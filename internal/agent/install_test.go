@@ -256,8 +256,16 @@ echo "$*" >>asked
 	if err := kill(c.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Wait(); err == nil {
-		t.Fatal("the agent was not killed")
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Fatal("the agent was not killed")
+		}
+	case <-time.After(time.Minute):
+		_ = c.Process.Kill()
+		t.Fatal("the agent goes on")
 	}
 	w.write(w.path("bin/go"), "")
 	asked("start --no-block bootwell.timer\n")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
@@ -61,6 +62,13 @@ func beVictim(text string) int {
 		}
 	}
 	if v.Install != "" {
+		// They may be ignored where the tests run, as below nohup.
+		ends := make(chan os.Signal, 1)
+		signal.Notify(ends, syscall.SIGHUP, syscall.SIGINT)
+		go func() {
+			<-ends
+			os.Exit(2)
+		}()
 		w.agent.Command = func(ctx context.Context, name string, args ...string) ([]byte, error) {
 			return exec.CommandContext(ctx, name, args...).CombinedOutput()
 		}
