@@ -3,6 +3,7 @@ package trust
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -67,6 +68,7 @@ func (d *draft) newRoles() error {
 		return err
 	}
 	d.root = metadata.Root(d.now)
+	d.root.Signed.UnrecognizedFields = map[string]any{idField: rand.Text()}
 	for role, k := range map[string]*metadata.Key{metadata.ROOT: ops, metadata.TARGETS: ops, metadata.SNAPSHOT: online, metadata.TIMESTAMP: online} {
 		if err := d.root.Signed.AddKey(k, role); err != nil {
 			return fmt.Errorf("add key to %s: %w", role, err)

@@ -40,6 +40,22 @@ func TestInit_NeedsBothPrivateKeys(t *testing.T) {
 	}
 }
 
+// One script may set up two projects with one person's keys within a second.
+func TestInit_TwoProjectsAreTwo(t *testing.T) {
+	keys := Keys{testKey("ops"), testKey("online")}
+	first, err := Init(t.Context(), bucket.NewMem(), keys, start, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := Init(t.Context(), bucket.NewMem(), keys, start, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first == second {
+		t.Error("two projects have one anchor")
+	}
+}
+
 // An init that is killed before any of its writes is done by the next one
 // with the same keys, and by no other.
 func TestInit_KilledAtEachPoint(t *testing.T) {

@@ -44,6 +44,12 @@ const (
 // expiry, as text of a [time.Duration]. TUF itself has only the end.
 const lifeField = "x-bootwell-lifetime"
 
+// idField is our field in the first root: random text. Without it, two
+// projects that one script sets up with the same keys within a second would
+// have the same root, and so to all who know a project by its anchor be one,
+// set back and forth.
+const idField = "x-bootwell-id"
+
 // files are the metadata of one state by name: 1.root.json to N.root.json, and
 // without their versions timestamp, snapshot, targets, releases, channels.
 type files map[string][]byte
