@@ -46,11 +46,16 @@ func (p plan) most() int {
 	n := 0
 	for _, m := range []map[string]int{p.fast, p.slow} {
 		for _, reps := range m {
-			n = max(n, reps)
+			n = max(n, reps*pollRounds)
 		}
 	}
 	return n
 }
+
+// pollRounds is how often bootwell and the floor poll in each round that the
+// others have: they differ by a millisecond or less, as much as one of their
+// polls does from the next.
+const pollRounds = 5
 
 func (p plan) shares(size workload.Size, who *peer) bool {
 	return who.plain && size.Name == "L" && who.name != plainPublisher
@@ -63,6 +68,8 @@ func (p plan) reps(size workload.Size, who *peer, o op, rtt time.Duration) int {
 		n = p.slow[size.Name]
 	}
 	switch {
+	case o == poll && (who.name == us || who.name == "floor"):
+		return n * pollRounds
 	case size.Name == "L":
 		return min(n, largeReps(who, o, rtt))
 	case o == publishCold:
