@@ -93,14 +93,19 @@ func (m *machine) apply(t *testing.T, flags string) lab.Result {
 }
 
 // poll does at once what the timer does next, and waits for its end. It
-// returns systemd's view of how the service ended.
+// returns systemd's view of how the service ended: the timer may start it again
+// before it is looked at, and then that run's end is as good.
 func (m *machine) poll(t *testing.T) (result, status string) {
 	t.Helper()
 	// A run that is under way may have polled already: it is let end first.
 	out := m.sh(t, `while systemctl is-active --quiet bootwell.service || test "$(systemctl is-active bootwell.service)" = activating; do sleep 1; done
 systemctl start bootwell.service || true
-systemctl show -p Result -p ExecMainStatus --value bootwell.service`)
-	result, status, _ = strings.Cut(out, "\n")
+while
+	set -- $(systemctl show -p ActiveState -p Result -p ExecMainStatus bootwell.service | sort)
+	test "$1" = ActiveState=activating
+do sleep 1; done
+echo "${3#*=} ${2#*=}"`)
+	result, status, _ = strings.Cut(out, " ")
 	return result, status
 }
 

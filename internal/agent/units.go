@@ -8,13 +8,16 @@ import (
 // serviceUnit is the systemd service. KillMode=process because what a step
 // started for good must outlive the run; the agent itself kills the process
 // group of a step that it stops. It is no part of the boot: the timer starts
-// it, so a long first run blocks neither multi-user.target nor cloud-init.
+// it, so a long first run blocks neither multi-user.target nor cloud-init. With
+// systemd's own limit of 5 starts in 10 seconds, people who poll by hand again
+// and again would have the timer refused too.
 func serviceUnit(binary string) string {
 	return fmt.Sprintf(`# Written by bootwell-agent install.
 [Unit]
 Description=Apply this machine's bootwell release
 Wants=network-online.target
 After=network-online.target local-fs.target
+StartLimitBurst=20
 
 [Service]
 Type=oneshot
