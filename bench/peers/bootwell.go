@@ -122,6 +122,9 @@ func bootwellVM(s *site) error {
 	if err := json.Unmarshal(text, &lock); err != nil {
 		return err
 	}
+	if err := s.mountRun(); err != nil {
+		return err
+	}
 	dir := filepath.Join(s.vm, "etc", "bootwell")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err

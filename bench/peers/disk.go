@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // diskBytes is the size of the file systems that trees are written to. Their
@@ -43,6 +46,41 @@ func (b *bench) freshDisk(ctx context.Context, dir string) (clean func(), err er
 		}
 		remove()
 	}, nil
+}
+
+// sharedMemory is a file system in memory, which Linux has for POSIX shared
+// memory; see shm_overview(7).
+const sharedMemory = "/dev/shm"
+
+// memoryFolder makes a folder in memory for what machines have in /run, which
+// is in memory there. "" where there is none to be had.
+func memoryFolder(story io.Writer) string {
+	var at unix.Statfs_t
+	if err := unix.Statfs(sharedMemory, &at); err != nil || at.Type != unix.TMPFS_MAGIC {
+		fmt.Fprintf(story, "peers: /run of the VMs is on the disk: %s is no tmpfs\n", sharedMemory)
+		return ""
+	}
+	dir, err := os.MkdirTemp(sharedMemory, "bootwell-bench-")
+	if err != nil {
+		fmt.Fprintf(story, "peers: /run of the VMs is on the disk: %v\n", err)
+		return ""
+	}
+	return dir
+}
+
+// mountRun gives s's VM an empty /run in memory.
+func (s *site) mountRun() error {
+	if s.memory == "" {
+		return nil
+	}
+	dir := filepath.Join(s.memory, s.bucket)
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	return os.Symlink(dir, filepath.Join(s.vm, "run"))
 }
 
 // putAway moves a folder out of the way; it is deleted with everything else.

@@ -54,7 +54,7 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.world.Close()) }()
+	defer func() { err = errors.Join(err, b.close()) }()
 	b.plan = planOf(f)
 	absent := b.choose(peers())
 	doc := result.New("peers", "Delivery beside today's tools")

@@ -65,7 +65,7 @@ func startBuilt(t *testing.T, p plan) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := b.world.Close(); err != nil {
+		if err := b.close(); err != nil {
 			t.Error(err)
 		}
 	})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -44,6 +45,7 @@ type bench struct {
 	lines           []*world.Proxy // all
 	dir, bin, tmp   string
 	web             string // what the web server serves
+	memory          string // a folder in memory; "": there is none
 	operator, agent string // commands of bootwell
 	limit           time.Duration
 	plan            plan
@@ -66,15 +68,23 @@ func start(ctx context.Context, story io.Writer) (*bench, error) {
 		return nil, err
 	}
 	if err := b.furnish(ctx); err != nil {
-		b.world.Close()
-		return nil, err
+		return nil, errors.Join(err, b.close())
 	}
 	return b, nil
+}
+
+func (b *bench) close() error {
+	err := b.world.Close()
+	if b.memory != "" {
+		err = errors.Join(err, os.RemoveAll(b.memory))
+	}
+	return err
 }
 
 func (b *bench) furnish(ctx context.Context) error {
 	b.dir = filepath.Join(b.world.Dir(), "peers")
 	b.bin, b.tmp, b.web = filepath.Join(b.dir, "bin"), filepath.Join(b.dir, "tmp"), filepath.Join(b.dir, "web")
+	b.memory = memoryFolder(b.story)
 	for _, dir := range []string{b.bin, b.tmp, b.web} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
