@@ -106,8 +106,9 @@ func (a *Agent) cannotStart(ctx context.Context, cause error) (*release.Report, 
 			s.state = st
 		}
 	}
-	s.facts = ReadFacts(a.Paths, a.Version)
-	s.state.identify(readInstance(a.Paths), s.facts.Hostname)
+	var i instance
+	s.facts, i = survey(a.Paths, a.Version)
+	s.state.identify(i, s.facts.Hostname)
 	s.state.settle(a.Config.Role, a.Config.Channel, s.facts.Platform)
 	s.store = &store.Store{Bucket: a.Bucket, Log: a.logger(), Folder: s.state.Folder}
 	s.fail(cause)
@@ -213,8 +214,6 @@ func (a *Agent) open(ctx context.Context, o Options) (*session, error) {
 	s.clock = &clockBucket{Bucket: s.bucketNow(wasAway(text)), now: a.time}
 	s.trust = &trust.Client{Bucket: s.clock, Dir: p.Trust(), Anchor: a.Config.Root, Now: a.time, Log: a.logger()}
 	s.pollEarly(ctx)
-	clearLeftovers(p.State(), "state.json", "journal.json", "steps.json", "status.json", "current", "last-good")
-	clearLeftovers(p.Runs(), "")
 	var note string
 	if s.state, note, err = loadState(p, text, err); err != nil {
 		return nil, err
@@ -229,9 +228,10 @@ func (a *Agent) open(ctx context.Context, o Options) (*session, error) {
 	}
 	s.state.noteDown(note)
 	s.memory = loadMemory(p)
-	s.facts = ReadFacts(p, a.Version)
+	var i instance
+	s.facts, i = survey(p, a.Version)
 	s.store = &store.Store{Bucket: s.clock, Log: a.logger()}
-	err = s.whoAmI()
+	err = s.whoAmI(i)
 	s.store.Folder = s.state.Folder
 	return s, err
 }
@@ -255,9 +255,9 @@ func (s *session) learnFromLinks() {
 }
 
 // whoAmI settles the VM's name before anything is said under it.
-func (s *session) whoAmI() error {
+func (s *session) whoAmI(i instance) error {
 	before := *s.state
-	if s.state.identify(readInstance(s.Paths), s.facts.Hostname) {
+	if s.state.identify(i, s.facts.Hostname) {
 		if err := errors.Join(s.memory.forget(), removeFile(s.Paths.Journal()), removeFile(s.Paths.LastGood())); err != nil {
 			return err
 		}

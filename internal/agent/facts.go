@@ -25,8 +25,15 @@ const maxFactBytes = 4 << 20
 // known is empty. InstanceID is empty only when cloud-init and the firmware
 // both do not know one.
 func ReadFacts(p Paths, version string) release.Facts {
-	f := parseInstanceData(readSmall(p.at("/run/cloud-init/instance-data.json")))
-	f.InstanceID = readInstance(p).ID
+	f, _ := survey(p, version)
+	return f
+}
+
+// survey is ReadFacts, and what tells this VM from its copies.
+func survey(p Paths, version string) (release.Facts, instance) {
+	f := readInstanceData(p)
+	i := readInstance(p, f)
+	f.InstanceID = i.ID
 	if h, err := os.Hostname(); err == nil {
 		f.Hostname = oneLine(h, 255)
 	}
@@ -39,7 +46,12 @@ func ReadFacts(p Paths, version string) release.Facts {
 		f.Init = "systemd"
 	}
 	f.Agent = version
-	return f
+	return f, i
+}
+
+// readInstanceData is what cloud-init knows of the VM.
+func readInstanceData(p Paths) release.Facts {
+	return parseInstanceData(readSmall(p.at("/run/cloud-init/instance-data.json")))
 }
 
 // Sources of an instance's id, best first.
@@ -55,9 +67,9 @@ type instance struct {
 	Machine string `json:"machine,omitempty"` // hash of the machine-id
 }
 
-func readInstance(p Paths) instance {
-	i := instance{Source: sourceCloudInit, Machine: machineHash(p)}
-	i.ID = parseInstanceData(readSmall(p.at("/run/cloud-init/instance-data.json"))).InstanceID
+// readInstance is the instance of which cloud-init knows f.
+func readInstance(p Paths, f release.Facts) instance {
+	i := instance{Source: sourceCloudInit, Machine: machineHash(p), ID: f.InstanceID}
 	if i.ID == "" {
 		i.ID = usableID(string(readSmall(p.at("/var/lib/cloud/data/instance-id"))))
 	}

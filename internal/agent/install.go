@@ -99,7 +99,7 @@ func (a *Agent) beside(ctx context.Context, f func(context.Context) error, times
 	return sync.OnceValue(func() error {
 		waits := time.Now()
 		err := <-done
-		times.add("start of the timer", from, from.Add(took)).Beside = true
+		times.add("start of the timer", from, from.Add(took)).beside = true
 		times.add("wait for systemd", waits, time.Now())
 		return err
 	})
@@ -115,7 +115,8 @@ func (a *Agent) setUp(ctx context.Context, o InstallOptions, in *Installation) e
 			st = s
 		}
 	}
-	st.identify(readInstance(a.Paths), ReadFacts(a.Paths, a.Version).Hostname)
+	f, i := survey(a.Paths, a.Version)
+	st.identify(i, f.Hostname)
 	running := isDir(a.Paths.at("/run/systemd/system"))
 	c := findCron(a.Paths)
 	if running || a.hasSystemd() && !c.running {

@@ -65,6 +65,8 @@ func (s *session) converge(ctx context.Context) (int, error) {
 	if !d.run {
 		return ended, nil
 	}
+	clearLeftovers(s.Paths.State(), "state.json", "journal.json", "steps.json", "status.json", "current", "last-good")
+	clearLeftovers(s.Paths.Runs(), "")
 	t, err := s.acquire(ctx, d.target)
 	if err != nil {
 		return s.goOn(ctx, d, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -55,6 +56,7 @@ func (s *session) pollEarly(ctx context.Context) {
 		changed, err := s.trust.Poll(ctx)
 		s.polled <- polled{changed, err}
 	}()
+	runtime.Gosched() // the request first: to wake another thread for it takes time
 }
 
 // poll returns what came of the poll that is under way, or of another one.

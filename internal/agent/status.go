@@ -44,7 +44,7 @@ func Status(p Paths) (*release.Report, error) {
 // ofThisVM reports whether r is a report of this machine: the agent gives a
 // copy a name of its own only when it runs there.
 func ofThisVM(p Paths, r *release.Report) bool {
-	i := readInstance(p)
+	i := readInstance(p, readInstanceData(p))
 	b, err := readBounded(p.StateFile(), maxStateBytes)
 	if err == nil {
 		var st *state

@@ -48,11 +48,12 @@ const (
 	maxBootScript = time.Hour
 )
 
-// A Beginning is when the agent's process began, and what was before it.
+// A Beginning is when the agent's process began, and what was before it. It is
+// not safe for concurrent use.
 type Beginning struct {
 	now    time.Time // at which boot was read
 	boot   float64   // seconds since boot at now
-	start  float64   // of the process; the bootstrap's, if that became the agent
+	start  float64   // of the process; the bootstrap's, if that became the agent; 0: not looked up
 	parent float64   // of the parent process; the user-data script, if there was a bootstrap
 	marks  []mark    // of the bootstrap
 }
@@ -66,16 +67,28 @@ type mark struct {
 // [TimingEnv], or "".
 func ReadBeginning(marks string) *Beginning {
 	b := &Beginning{now: time.Now(), boot: sinceBoot()}
-	b.start = startOf("self", b.boot)
 	if marks == "" {
 		return b
 	}
 	b.parent = startOf(strconv.Itoa(os.Getppid()), b.boot)
 	b.marks = parseMarks(marks, b.boot)
-	if len(b.marks) > 0 && b.start > b.marks[0].at+1.0/ticksPerSec {
+	if len(b.marks) > 0 && b.started() > b.marks[0].at+1.0/ticksPerSec {
 		b.marks = nil
 	}
 	return b
+}
+
+// started looks up start, which a call without a run does without.
+func (b *Beginning) started() float64 {
+	if b.start == 0 {
+		b.start = startOf("self", b.boot)
+	}
+	return b.start
+}
+
+// at is the time of the clock at a time since boot.
+func (b *Beginning) at(boot float64) time.Time {
+	return b.now.Add(time.Duration((boot - b.boot) * float64(time.Second)))
 }
 
 func sinceBoot() float64 {
@@ -127,45 +140,51 @@ func markPattern() *regexp.Regexp {
 	return regexp.MustCompile(`(?:^\[|, )(\d{1,12}\.\d{1,12}), (?:'([a-z]{1,20})')?`)
 }
 
-// A timeline collects the spans of one call.
+// A timeline collects what became of the time of one call.
 type timeline struct {
-	origin time.Time
-	began  float64 // seconds since boot at origin
-	first  bool
-	spans  []Span
-	part   string // of the span under way
-	since  time.Time
+	from  *Beginning
+	parts []part
+	open  string // the part under way
+	since time.Time
+}
+
+// A part is a span by the clock.
+type part struct {
+	name     string
+	from, to time.Time
+	beside   bool
 }
 
 // newTimeline begins with what b knows. nil begins now.
 func newTimeline(b *Beginning) *timeline {
 	if b == nil {
-		return &timeline{origin: time.Now(), began: sinceBoot()}
+		now := sinceBoot()
+		b = &Beginning{now: time.Now(), boot: now, start: now}
 	}
-	at := func(boot float64) time.Time {
-		return b.now.Add(time.Duration((boot - b.boot) * float64(time.Second)))
+	return &timeline{from: b}
+}
+
+// before are the parts before the call, and when they began, since boot.
+func (b *Beginning) before() (began float64, parts []part) {
+	start := b.started()
+	switch {
+	case start >= b.boot:
+		return start, nil
+	case len(b.marks) == 0:
+		return start, []part{{name: "start", from: b.at(start), to: b.now}}
 	}
-	l := &timeline{began: b.start}
-	if len(b.marks) > 0 {
-		l.first = true
-		if b.parent < b.start && b.start-b.parent < maxBootScript.Seconds() {
-			l.began = b.parent
-		}
+	began = start
+	if b.parent < start && start-b.parent < maxBootScript.Seconds() {
+		began = b.parent
 	}
-	l.origin = at(l.began)
-	started := l.origin
-	if n := len(b.marks); n > 0 {
-		started = at(b.marks[n-1].at)
-		l.add("user-data", l.origin, started)
-		l.add("find Python", l.origin, at(b.start))
-		from := b.start
-		for i, m := range b.marks {
-			l.add(m.name(i), at(from), at(m.at))
-			from = m.at
-		}
+	last := b.at(b.marks[len(b.marks)-1].at)
+	parts = []part{{name: "user-data", from: b.at(began), to: last}, {name: "find Python", from: b.at(began), to: b.at(start)}}
+	from := start
+	for i, m := range b.marks {
+		parts = append(parts, part{name: m.name(i), from: b.at(from), to: b.at(m.at)})
+		from = m.at
 	}
-	l.add("start", started, b.now)
-	return l
+	return began, append(parts, part{name: "start", from: last, to: b.now})
 }
 
 // name is the part of the bootstrap that m ends.
@@ -183,25 +202,25 @@ func (m mark) name(i int) string {
 	return "try again"
 }
 
-func (l *timeline) add(name string, from, to time.Time) *Span {
-	if l == nil || len(l.spans) >= maxSpans {
-		return &Span{}
+func (l *timeline) add(name string, from, to time.Time) *part {
+	if l == nil || len(l.parts) >= maxSpans {
+		return &part{}
 	}
-	l.spans = append(l.spans, Span{Name: name, Start: max(from.Sub(l.origin).Seconds(), 0), Seconds: max(to.Sub(from).Seconds(), 0)})
-	return &l.spans[len(l.spans)-1]
+	l.parts = append(l.parts, part{name: name, from: from, to: to})
+	return &l.parts[len(l.parts)-1]
 }
 
-// turn ends the part of a span that is under way, if it is another one than
-// name, and begins that. "" begins none.
+// turn ends the part that is under way, if it is another one than name, and
+// begins that. "" begins none.
 func (l *timeline) turn(name string) {
-	if l == nil || l.part == name {
+	if l == nil || l.open == name {
 		return
 	}
 	now := time.Now()
-	if l.part != "" {
-		l.add(l.part, l.since, now)
+	if l.open != "" {
+		l.add(l.open, l.since, now)
 	}
-	l.part, l.since = name, now
+	l.open, l.since = name, now
 }
 
 // timing is what was collected so far, for the run called id.
@@ -209,7 +228,15 @@ func (l *timeline) timing(id string) *Timing {
 	if l == nil {
 		return nil
 	}
-	t := &Timing{Run: id, First: l.first, Began: round(l.began), Spans: slices.Clone(l.spans)}
+	began, before := l.from.before()
+	origin := l.from.at(began)
+	t := &Timing{Run: id, First: len(l.from.marks) > 0, Began: round(began)}
+	for _, p := range slices.Concat(before, l.parts) {
+		t.Spans = append(t.Spans, Span{
+			Name: p.name, Beside: p.beside,
+			Start: max(p.from.Sub(origin).Seconds(), 0), Seconds: max(p.to.Sub(p.from).Seconds(), 0),
+		})
+	}
 	slices.SortStableFunc(t.Spans, func(a, b Span) int {
 		return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(b.Seconds, a.Seconds))
 	})

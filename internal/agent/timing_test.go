@@ -74,7 +74,7 @@ func TestTimeline_LaterRun(t *testing.T) {
 // as sums of fractions do.
 func TestTimeline_Inexact(t *testing.T) {
 	now := time.Now()
-	l := &timeline{origin: now}
+	l := newTimeline(&Beginning{now: now, boot: 20, start: 20})
 	l.add("download", now, now.Add(time.Second+100*time.Nanosecond))
 	l.add("unpack", now.Add(time.Second), now.Add(2*time.Second))
 	if got := l.timing("id"); got.Spans[1].Depth != 0 {
@@ -85,8 +85,8 @@ func TestTimeline_Inexact(t *testing.T) {
 // TestTimeline_Beside has a span that is no part of those it overlaps.
 func TestTimeline_Beside(t *testing.T) {
 	now := time.Now()
-	l := &timeline{origin: now}
-	l.add("systemd", now, now.Add(3*time.Second)).Beside = true
+	l := newTimeline(&Beginning{now: now, boot: 20, start: 20})
+	l.add("systemd", now, now.Add(3*time.Second)).beside = true
 	l.add("poll", now.Add(time.Second), now.Add(2*time.Second))
 	got := l.timing("id")
 	if got.Spans[0].Depth != 0 || got.Spans[1].Depth != 0 || got.Seconds != 3 || got.Other != 2 {

@@ -51,6 +51,23 @@ type current struct {
 	Floor      floor          `json:"floor"`
 }
 
+// A glance is what a poll reads of a current: to learn all its types takes
+// encoding/json longer than all else that comes before the request.
+type glance struct {
+	Version   int64         `json:"version"`
+	ETag      string        `json:"etag"`
+	Checked   time.Time     `json:"checked"`
+	LookAfter time.Duration `json:"look_after"`
+	Expires   time.Time     `json:"expires"`
+	Floor     moment        `json:"floor"`
+}
+
+// A moment is what a poll reads of a floor.
+type moment struct {
+	Anchor release.Digest `json:"anchor"`
+	Time   time.Time      `json:"time"`
+}
+
 // A state is what a client's folder holds.
 type state struct {
 	generation string // of set
@@ -145,14 +162,27 @@ func (d *durable) current() (current, bool) {
 	return c, ok
 }
 
+// glance reads what a poll needs. The time is the latest on record; false says
+// that there is no current of this project.
+func (d *durable) glance() (g glance, latest time.Time, ok bool) {
+	if ok = d.unseal(currentFile, &g) && g.Floor.Anchor == d.anchor; !ok {
+		g = glance{}
+	}
+	latest = g.Floor.Time
+	var m moment
+	if d.unseal(floorFile, &m) && m.Anchor == d.anchor && m.Time.After(latest) {
+		latest = m.Time
+	}
+	return g, latest, ok
+}
+
 func (d *durable) floorFile() (floor, bool) {
 	var f floor
 	ok := d.unseal(floorFile, &f) && f.Anchor == d.anchor
 	return f, ok
 }
 
-// A generation is one file: a line with the digest of the rest, and the rest as
-// joinObjects writes it.
+// A generation is one file, summed, as joinObjects writes it.
 const maxGenerationBytes = maxRoots*maxRootBytes + maxTimestampBytes + maxSnapshotBytes + 3*maxTargetsBytes + 1<<20
 
 // read returns the files of one generation, none if it is torn.
@@ -161,8 +191,8 @@ func (d *durable) read(gen string) files {
 	if err != nil {
 		return nil
 	}
-	sum, rest, _ := bytes.Cut(b, []byte("\n"))
-	if string(sum) != release.DigestOf(rest).String() {
+	rest, ok := whole(b)
+	if !ok {
 		return nil
 	}
 	f, err := splitObjects(rest, maxRoots+len(nonRoot()))
@@ -172,10 +202,7 @@ func (d *durable) read(gen string) files {
 	return f
 }
 
-func (f files) generation() []byte {
-	b := joinObjects(f)
-	return append([]byte(release.DigestOf(b).String()+"\n"), b...)
-}
+func (f files) generation() []byte { return summed(joinObjects(f)) }
 
 // commit makes s what the folder holds. A zero ref says that s may have been
 // expired: then it tells nothing about the time.
@@ -245,12 +272,6 @@ func (f files) equal(g files) bool {
 	return true
 }
 
-// A sealed file carries the digest of its value.
-type sealed struct {
-	Value json.RawMessage `json:"value"`
-	Sum   release.Digest  `json:"sum"`
-}
-
 const maxSealedBytes = 256 << 10
 
 // seal replaces currentFile with c (unless that is nil) and floorFile with fl,
@@ -287,7 +308,7 @@ func sealedBytes(v any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(sealed{value, release.DigestOf(value)})
+	return summed(value), nil
 }
 
 // unseal reports whether the file is there, whole and fits v.
@@ -296,11 +317,17 @@ func (d *durable) unseal(name string, v any) bool {
 	if err != nil {
 		return false
 	}
-	var s sealed
-	if json.Unmarshal(b, &s) != nil || release.DigestOf(s.Value) != s.Sum {
-		return false
-	}
-	return json.Unmarshal(s.Value, v) == nil
+	value, ok := whole(b)
+	return ok && json.Unmarshal(value, v) == nil
+}
+
+// summed puts a line with the digest of b before b.
+func summed(b []byte) []byte { return append([]byte(release.DigestOf(b).String()+"\n"), b...) }
+
+// whole returns what follows the first line of b, if that has its digest.
+func whole(b []byte) ([]byte, bool) {
+	sum, rest, _ := bytes.Cut(b, []byte("\n"))
+	return rest, string(sum) == release.DigestOf(rest).String()
 }
 
 // floorOf returns the floor that s itself is.

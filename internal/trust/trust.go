@@ -54,9 +54,9 @@ type Client struct {
 	Now    func() time.Time
 	Log    *slog.Logger
 
-	polled *answer  // timestamp.json as the last Poll found it, for the next Refresh
-	known  *set     // verified last in this process
-	cur    *current // as the last Poll read it; nil: not since the last Refresh
+	polled *answer // timestamp.json as the last Poll found it, for the next Refresh
+	known  *set    // verified last in this process
+	cur    *glance // as the last Poll read it; nil: not since the last Refresh
 }
 
 // Poll asks with one conditional GET whether timestamp.json differs from the
@@ -67,16 +67,11 @@ type Client struct {
 // ask for again.
 func (c *Client) Poll(ctx context.Context) (changed bool, err error) {
 	c.polled = nil
-	d := c.durable()
-	cur, ok := d.current()
+	cur, latest, ok := c.durable().glance()
 	c.cur = &cur
 	now := c.now()
-	floors := []floor{cur.Floor}
-	if f, ok := d.floorFile(); ok {
-		floors = append(floors, f)
-	}
 	if !ok || cur.ETag == "" || now.Before(cur.Checked) || now.Sub(cur.Checked) >= min(rootInterval, cur.LookAfter) ||
-		c.reference(floors).Add(nearExpiry).After(cur.Expires) {
+		c.reference(floor{Time: latest}).Add(nearExpiry).After(cur.Expires) {
 		return true, nil
 	}
 	b, obj, err := get(ctx, c.Bucket, metadataPrefix+timestampFile, bucket.GetOptions{IfNoneMatch: cur.ETag}, maxTimestampBytes)
@@ -127,7 +122,7 @@ func (c *Client) refresh(ctx context.Context, lax bool, meanwhile func(*View)) (
 		}
 	}
 	st := d.load()
-	ref := c.reference(st.floors)
+	ref := c.reference(st.floors...)
 	if lax {
 		ref = time.Time{}
 	}
@@ -181,7 +176,7 @@ func (c *Client) Verified() int64 {
 // Time returns the reference time: the largest of the clock, the highest time
 // ever recorded here and the build's own time, so that a clock set back
 // cannot revive expired metadata.
-func (c *Client) Time() time.Time { return c.reference(c.durable().floors()) }
+func (c *Client) Time() time.Time { return c.reference(c.durable().floors()...) }
 
 // RaiseFloor records durably that releases below number are never accepted
 // again, unless a signed channel's floor allows it.
@@ -223,7 +218,7 @@ func (c *Client) keep(ctx context.Context, s *set, etag string) error {
 		return err
 	}
 	c.known = s
-	return d.commit(st, s, etag, c.reference(st.floors), c.now())
+	return d.commit(st, s, etag, c.reference(st.floors...), c.now())
 }
 
 func (c *Client) durable() *durable {
@@ -244,7 +239,7 @@ func (c *Client) log() *slog.Logger {
 	return c.Log
 }
 
-func (c *Client) reference(floors []floor) time.Time {
+func (c *Client) reference(floors ...floor) time.Time {
 	t := c.now()
 	if b := buildTime(); b.After(t) {
 		t = b
