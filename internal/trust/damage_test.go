@@ -235,7 +235,8 @@ func FuzzDamage(f *testing.F) {
 		}
 		f.Add(uint8(i), b)
 	}
-	f.Add(uint8(0), []byte(`{"value":null,"sum":"sha256:74234e98afe7498fb5daf1f36ac2d78acc339464f950703b8c019892f982b90b"}`))
+	f.Add(uint8(0), summed([]byte("null")))
+	f.Add(uint8(1), summed([]byte("{}")))
 	f.Fuzz(func(t *testing.T, which uint8, b []byte) {
 		c := &Client{Bucket: w.bucket, Dir: filepath.Join(t.TempDir(), "trust"), Anchor: w.anchor, Now: w.clock}
 		if err := os.CopyFS(c.Dir, os.DirFS(template.Dir)); err != nil {
@@ -246,6 +247,9 @@ func FuzzDamage(f *testing.F) {
 		}
 		if v, err := c.Last(); err != nil || v.Timestamp < 2 {
 			t.Fatalf("last: %v", err)
+		}
+		if _, err := c.Poll(t.Context()); err != nil {
+			t.Fatalf("poll: %v", err)
 		}
 		if v := mustRefresh(t, c); v.Timestamp != 3 {
 			t.Fatalf("timestamp %d", v.Timestamp)

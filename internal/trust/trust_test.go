@@ -275,3 +275,31 @@ func TestRefresh_TakesForbiddenNextRootForNone(t *testing.T) {
 	c.Bucket = bucket.NewFaults(w.bucket, bucket.Fault{Key: metadataPrefix + "2.root.json", Err: bucket.ErrPermission})
 	mustRefresh(t, c)
 }
+
+// What a poll reads is what a refresh has written, and the latest time is that
+// of either file.
+func TestGlance(t *testing.T) {
+	w := newWorld(t)
+	w.publish()
+	c := w.client()
+	mustRefresh(t, c)
+	d := c.durable()
+	cur, ok := d.current()
+	g, latest, also := d.glance()
+	want := glance{cur.Version, cur.ETag, cur.Checked, cur.LookAfter, cur.Expires, moment{cur.Floor.Anchor, cur.Floor.Time}}
+	if !ok || !also || g != want || g.Version == 0 || g.ETag == "" || latest.IsZero() || !latest.Equal(cur.Floor.Time) {
+		t.Errorf("%v, %+v, %v; want %+v", also, g, latest, want)
+	}
+	later := cur.Floor
+	later.Time = later.Time.Add(time.Hour)
+	if err := d.seal(nil, later, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, latest, _ = d.glance(); !latest.Equal(later.Time) {
+		t.Errorf("the latest time is %v, want %v", latest, later.Time)
+	}
+	d.anchor = release.DigestOf(nil)
+	if g, latest, ok := d.glance(); ok || g != (glance{}) || !latest.IsZero() {
+		t.Errorf("of another project: %v, %+v, %v", ok, g, latest)
+	}
+}
