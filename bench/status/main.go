@@ -63,6 +63,10 @@ func parse() (options, error) {
 	return o, nil
 }
 
+// releaseRequests are those for the release that the VMs should have: signed
+// metadata and its bundle.
+const releaseRequests = 4
+
 const large = 20_000 // a fleet over this is measured once, on the loopback address alone
 
 func bench(ctx context.Context) error {
@@ -73,9 +77,11 @@ func bench(ctx context.Context) error {
 	doc := result.New("status", "Status of many VMs")
 	doc.Command = "go run ./bench/status"
 	doc.Intro = []string{
-		"`bootwell status` as a whole process, and beside it a program (\"floor\") that makes the same requests with the same library and throws the answers away: " +
+		"`bootwell status` as a whole process, and beside it a program (\"floor\") that makes the same requests with minio-go and throws the answers away: " +
 			"LIST page after page, then 48 GETs at a time for a first read; LIST page after page for a later one. Medians; requests are all of HTTP, those for the release among them. " +
 			"The server lists a folder of 100,000 from its start for each page, so that what it takes for a page grows with the fleet: object stores do not.",
+		"At 0 ms the server shares this machine's cores with who asks it: what bootwell does beyond the floor, which is to parse each report and to keep what a view of " +
+			"them needs, then takes time from the server. With a bucket elsewhere it is done while the next answers are on their way.",
 	}
 	t := doc.Add("Status", "VMs", "RTT", "read", "wall", "floor wall", "CPU", "floor CPU", "peak RSS", "requests", "MB down")
 	limited, cancel := context.WithTimeout(ctx, o.budget)
@@ -133,6 +139,8 @@ func target(doc *result.Document, n int, rtt time.Duration, cells map[string]cel
 		x := c.ours.wall.Seconds() / c.floor.wall.Seconds()
 		return x, fmt.Sprintf("%.2f × (%.2f s / %.2f s)", x, c.ours.wall.Seconds(), c.floor.wall.Seconds())
 	}
+	ours, least := cells[first].ours.requests, cells[first].floor.requests
+	doc.Target(head+"first read: requests, as many as LIST and a GET for each report", fmt.Sprintf("≤ %d", least+releaseRequests), fmt.Sprint(ours), ours <= least+releaseRequests)
 	x, got := ratio(cells[first])
 	doc.Target(head+"first read beside LIST and then parallel GETs", "≤ 1.0 ×", got, x <= 1)
 	diff := cells[changed].ours.requests - cells[again].ours.requests
