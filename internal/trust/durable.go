@@ -14,8 +14,9 @@ import (
 
 // The names in a client's folder. The metadata verified last are in one of
 // the files a and b; the other one is what was before, or torn. currentFile
-// says which, and floorFile holds the floor once more. All are sealed, so that
-// a flipped bit makes them absent and not wrong.
+// says which, and floorFile holds the floor once more. All begin with a line that
+// has the digest of the rest, so that a flipped bit makes them absent and not
+// wrong.
 const (
 	currentFile = "cur"
 	floorFile   = "floor.json"
@@ -275,7 +276,8 @@ func (f files) equal(g files) bool {
 const maxSealedBytes = 256 << 10
 
 // seal replaces currentFile with c (unless that is nil) and floorFile with fl,
-// each whole or not at all, after it has written more, which nothing names yet.
+// each as JSON, whole or not at all, after it has written more, which nothing
+// names yet.
 func (d *durable) seal(c any, fl floor, more map[string][]byte) error {
 	files := map[string][]byte{}
 	maps.Copy(files, more)
