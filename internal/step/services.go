@@ -217,7 +217,8 @@ var systemdError = pattern(`(?m)^(?:Failed to [^:\n]*: )?(.*\S.*)$`)
 func (s *systemd) set(ctx context.Context, name, verb string) error {
 	res, err := s.act(ctx, s.ctl, verb, "--", name)
 	if err == nil {
-		if verb == "start" {
+		switch verb {
+		case "start", "restart", "reload-or-restart":
 			return s.execed(ctx, name)
 		}
 		return nil
