@@ -67,11 +67,11 @@ type Options struct {
 //
 // The report tells the state of the VM after the call; it is nil only when
 // nothing could be looked at. Where nothing had to be done, the last run and the
-// history may be left out of it: [Status] has them. The error tells what went wrong, also when the
-// VM went on with what it has: it wraps [ErrSteps], [ErrChecks],
-// [ErrUnsuitable], [ErrReboot], [ErrDisk], [ErrBusy], [ErrStopped] or an error of
-// the packages bucket, trust and store. A report of the state held comes
-// without an error.
+// history may be left out of it: [Status] has them. The error tells what went
+// wrong, also when the VM went on with what it has: it wraps [ErrSteps],
+// [ErrChecks], [ErrUnsuitable], [ErrReboot], [ErrDisk], [ErrBusy], [ErrStopped]
+// or an error of the packages bucket, trust and store. A report of the state
+// held comes without an error.
 func (a *Agent) Run(ctx context.Context, o Options) (*release.Report, error) {
 	unlock, err := lock(a.Paths)
 	if err != nil {
@@ -101,10 +101,8 @@ func (a *Agent) cannotStart(ctx context.Context, cause error) (*release.Report, 
 		return nil, cause
 	}
 	s := &session{Agent: a, now: a.time(), journal: nil, state: &state{Schema: stateSchema}}
-	if b, err := readBounded(a.Paths.StateFile(), maxStateBytes); err == nil {
-		if st, err := parseState(b); err == nil {
-			s.state = st
-		}
+	if st, err := peekState(a.Paths); err == nil {
+		s.state = st
 	}
 	var i instance
 	s.facts, i = survey(a.Paths, a.Version)

@@ -110,10 +110,8 @@ func (a *Agent) setUp(ctx context.Context, o InstallOptions, in *Installation) e
 		return err
 	}
 	st := &state{}
-	if b, err := readBounded(a.Paths.StateFile(), maxStateBytes); err == nil {
-		if s, err := parseState(b); err == nil {
-			st = s
-		}
+	if s, err := peekState(a.Paths); err == nil {
+		st = s
 	}
 	f, i := survey(a.Paths, a.Version)
 	st.identify(i, f.Hostname)

@@ -88,6 +88,16 @@ type state struct {
 // readState reads the text of the state.
 func readState(p Paths) ([]byte, error) { return readBounded(p.StateFile(), maxStateBytes) }
 
+// peekState reads the state as it lies there. It changes nothing, not even one
+// that is broken.
+func peekState(p Paths) (*state, error) {
+	b, err := readState(p)
+	if err != nil {
+		return nil, err
+	}
+	return parseState(b)
+}
+
 // wasAway tells what the text of a state says of Away, before it is parsed.
 func wasAway(b []byte) bool { return bytes.Contains(b, []byte(`"away":true`)) }
 
@@ -114,11 +124,7 @@ func loadState(p Paths, b []byte, err error) (st *state, note string, _ error) {
 // Folder returns the name of the folder below reports/ and logs/ to which this
 // VM writes; "" before its first run.
 func Folder(p Paths) string {
-	b, err := readBounded(p.StateFile(), maxStateBytes)
-	if err != nil {
-		return ""
-	}
-	st, err := parseState(b)
+	st, err := peekState(p)
 	if err != nil {
 		return ""
 	}

@@ -45,12 +45,8 @@ func Status(p Paths) (*release.Report, error) {
 // copy a name of its own only when it runs there.
 func ofThisVM(p Paths, r *release.Report) bool {
 	i := readInstance(p, readInstanceData(p))
-	b, err := readBounded(p.StateFile(), maxStateBytes)
-	if err == nil {
-		var st *state
-		if st, err = parseState(b); err == nil && st.VM != "" {
-			return r.VM == st.VM && !i.differs(st.Instance)
-		}
+	if st, err := peekState(p); err == nil && st.VM != "" {
+		return r.VM == st.VM && !i.differs(st.Instance)
 	}
 	return i.ID == "" || r.VM == vmName(i, "")
 }
@@ -134,7 +130,7 @@ func Wait(ctx context.Context, p Paths, every time.Duration) (*release.Report, e
 // Why explains in sentences what state the VM is in and what the next poll
 // will do, without network.
 func Why(p Paths, now time.Time) ([]string, error) {
-	b, err := readBounded(p.StateFile(), maxStateBytes)
+	b, err := readState(p)
 	if errors.Is(err, fs.ErrNotExist) {
 		return []string{"Nothing was applied on this VM yet.", "The next poll applies the release of its channel."}, nil
 	}
