@@ -165,16 +165,16 @@ func (d *durable) current() (current, bool) {
 
 // glance reads what a poll needs. The time is the latest on record; false says
 // that there is no current of this project.
-func (d *durable) glance() (g glance, latest time.Time, ok bool) {
+func (d *durable) glance() (g glance, recorded time.Time, ok bool) {
 	if ok = d.unseal(currentFile, &g) && g.Floor.Anchor == d.anchor; !ok {
 		g = glance{}
 	}
-	latest = g.Floor.Time
+	recorded = g.Floor.Time
 	var m moment
-	if d.unseal(floorFile, &m) && m.Anchor == d.anchor && m.Time.After(latest) {
-		latest = m.Time
+	if d.unseal(floorFile, &m) && m.Anchor == d.anchor && m.Time.After(recorded) {
+		recorded = m.Time
 	}
-	return g, latest, ok
+	return g, recorded, ok
 }
 
 func (d *durable) floorFile() (floor, bool) {
@@ -339,6 +339,17 @@ func floorOf(s *set, anchor release.Digest) floor {
 		f.Roles[name] = roleFloor{Version: v, Keys: s.keyIDs(name)}
 	}
 	return f
+}
+
+// latest is the highest time that the floors have on record.
+func latest(floors []floor) time.Time {
+	var t time.Time
+	for _, f := range floors {
+		if f.Time.After(t) {
+			t = f.Time
+		}
+	}
+	return t
 }
 
 // join raises f to g.

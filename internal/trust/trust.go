@@ -67,11 +67,11 @@ type Client struct {
 // ask for again.
 func (c *Client) Poll(ctx context.Context) (changed bool, err error) {
 	c.polled = nil
-	cur, latest, ok := c.durable().glance()
+	cur, recorded, ok := c.durable().glance()
 	c.cur = &cur
 	now := c.now()
 	if !ok || cur.ETag == "" || now.Before(cur.Checked) || now.Sub(cur.Checked) >= min(rootInterval, cur.LookAfter) ||
-		c.reference(floor{Time: latest}).Add(nearExpiry).After(cur.Expires) {
+		c.reference(recorded).Add(nearExpiry).After(cur.Expires) {
 		return true, nil
 	}
 	b, obj, err := get(ctx, c.Bucket, metadataPrefix+timestampFile, bucket.GetOptions{IfNoneMatch: cur.ETag}, maxTimestampBytes)
@@ -122,7 +122,7 @@ func (c *Client) refresh(ctx context.Context, lax bool, meanwhile func(*View)) (
 		}
 	}
 	st := d.load()
-	ref := c.reference(st.floors...)
+	ref := c.reference(latest(st.floors))
 	if lax {
 		ref = time.Time{}
 	}
@@ -176,7 +176,7 @@ func (c *Client) Verified() int64 {
 // Time returns the reference time: the largest of the clock, the highest time
 // ever recorded here and the build's own time, so that a clock set back
 // cannot revive expired metadata.
-func (c *Client) Time() time.Time { return c.reference(c.durable().floors()...) }
+func (c *Client) Time() time.Time { return c.reference(latest(c.durable().floors())) }
 
 // RaiseFloor records durably that releases below number are never accepted
 // again, unless a signed channel's floor allows it.
@@ -218,7 +218,7 @@ func (c *Client) keep(ctx context.Context, s *set, etag string) error {
 		return err
 	}
 	c.known = s
-	return d.commit(st, s, etag, c.reference(st.floors...), c.now())
+	return d.commit(st, s, etag, c.reference(latest(st.floors)), c.now())
 }
 
 func (c *Client) durable() *durable {
@@ -239,14 +239,12 @@ func (c *Client) log() *slog.Logger {
 	return c.Log
 }
 
-func (c *Client) reference(floors ...floor) time.Time {
+// reference is the reference time where recorded is the highest time on record.
+func (c *Client) reference(recorded time.Time) time.Time {
 	t := c.now()
-	if b := buildTime(); b.After(t) {
-		t = b
-	}
-	for _, f := range floors {
-		if f.Time.After(t) {
-			t = f.Time
+	for _, other := range []time.Time{buildTime(), recorded} {
+		if other.After(t) {
+			t = other
 		}
 	}
 	return t
