@@ -110,11 +110,15 @@ func TestDelivery(t *testing.T) {
 		t.Logf("%s: %d requests, %d up, %d down of %d changed", o, all[0].requests, all[0].up, all[0].down, all[0].changed)
 		return all[0]
 	}
-	polls := b.samples[key{"S", us, poll, 0}]
-	if len(polls) != pollRounds {
-		t.Errorf("%d polls were measured, want %d", len(polls), pollRounds)
+	polls := func(who string) []sample {
+		t.Helper()
+		all := b.samples[key{"S", who, poll, 0}]
+		if len(all) != pollRounds {
+			t.Errorf("%d polls of %s were measured, want %d", len(all), who, pollRounds)
+		}
+		return all
 	}
-	for _, s := range polls {
+	for _, s := range polls(us) {
 		if s.requests != 1 || s.down > 600 {
 			t.Errorf("a poll is %d requests and %d bytes down, want 1 and at most 600", s.requests, s.down)
 		}
@@ -131,11 +135,7 @@ func TestDelivery(t *testing.T) {
 		}
 	}
 	if find("curl") != "" {
-		floor := b.samples[key{"S", "floor", poll, 0}]
-		if len(floor) != pollRounds {
-			t.Errorf("%d polls of the floor were measured, want %d", len(floor), pollRounds)
-		}
-		for _, s := range floor {
+		for _, s := range polls("floor") {
 			if s.requests != 1 || s.conns != 1 {
 				t.Errorf("the floor's poll: %+v", s)
 			}
