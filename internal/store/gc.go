@@ -30,7 +30,7 @@ type CollectOptions struct {
 	Mirrors []*trust.Client // buckets that hold the same
 	DryRun  bool            // count, delete nothing, sign nothing: p needs no keys for it
 	Now     time.Time       // from which all that is counted back; zero: the present
-	// Progress may be nil; it is called from one goroutine at a time. Phases: look, delete.
+	// Progress may be nil; it is called from one goroutine at a time. Phases: look, wait, delete.
 	Progress func(Progress)
 }
 
@@ -187,6 +187,9 @@ func (c *collection) pass(ctx context.Context) (again bool, err error) {
 	if total.Objects == 0 {
 		return false, nil
 	}
+	if err := c.giveWay(ctx); err != nil {
+		return false, err
+	}
 	c.meter.phase("delete", total.Bytes)
 	return c.window(ctx, v)
 }
@@ -206,6 +209,9 @@ func (c *collection) drop(ctx context.Context, v *trust.View) (bool, error) {
 	if c.o.DryRun {
 		c.dropped = names(remove)
 		return false, nil
+	}
+	if err := c.giveWay(ctx); err != nil {
+		return false, err
 	}
 	if _, err := c.p.Commit(ctx, v, trust.Change{Remove: remove}); err != nil {
 		return false, err
@@ -301,10 +307,25 @@ func (c *collection) window(ctx context.Context, v *trust.View) (again bool, err
 	return again, err
 }
 
+// giveWay lets the publisher go first who holds the lock, for as long as
+// publishers wait for each other. Where the bucket is atomic they take it after
+// they were outrun, and a collector that commits again and again could outrun
+// one until it gives up.
+func (c *collection) giveWay(ctx context.Context) error {
+	if !c.s.atomic() {
+		return nil
+	}
+	err := awaitLock(ctx, c.meter, true, func() error { return c.p.Locked(ctx) })
+	if errors.Is(err, trust.ErrLocked) {
+		return nil
+	}
+	return err
+}
+
 // lock keeps publishers away where a commit takes the lock: one who waited under
 // it for the end of the collection would keep the collection from ending.
 func (c *collection) lock(ctx context.Context) (unlock func(), err error) {
-	if caps := c.s.Bucket.Caps(); caps.IfAbsent && caps.IfMatch {
+	if c.s.atomic() {
 		return func() {}, nil
 	}
 	free, err := c.p.Lock(ctx, "bootwell gc", lockTTL+lockPatience/2)

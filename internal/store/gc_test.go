@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
@@ -370,6 +371,57 @@ func TestCollectKilledAtEachCall(t *testing.T) {
 	}
 }
 
+// A collector lets the publisher go first who holds the lock, for it was outrun
+// already, but the lock of one who was killed stands in its way for a moment only.
+func TestCollectGivesWay(t *testing.T) {
+	for name, keep := range map[string]int{"deletes": 4, "drops releases first": 1} {
+		for _, killed := range []bool{true, false} {
+			t.Run(fmt.Sprint(name, ", killed ", killed), func(t *testing.T) {
+				base, mem, c := clocked(t)
+				base.history(c, 4)
+				base.loseRace(t, mem, c)
+				synctest.Test(t, func(t *testing.T) {
+					zero, at := time.Now(), c.now()
+					f := *base
+					f.t, f.now = t, func() time.Time { return at.Add(time.Since(zero)) }
+					unlock, err := f.publisher(mem).Lock(t.Context(), "alice@laptop", lockTTL)
+					if err != nil {
+						t.Fatal(err)
+					}
+					ends := lockPatience
+					if !killed {
+						ends /= 4
+						time.AfterFunc(ends, func() {
+							if err := unlock(context.Background()); err != nil {
+								t.Error(err)
+							}
+						})
+					}
+					commits := 0
+					b := bucket.NewFaults(mem, bucket.Fault{Kind: bucket.FaultDelay, Method: "Put", Key: "tuf/metadata/timestamp.json", Before: func() {
+						if since := time.Since(zero); commits == 0 && (since < ends || since > ends+2*time.Second) {
+							t.Errorf("the first commit comes after %v", since)
+						}
+						commits++
+					}})
+					var told []string
+					_, err = f.collect(b, CollectOptions{Keep: keep, Now: at.Add(time.Hour), Progress: func(p Progress) {
+						if p.Text != "" {
+							told = append(told, p.Text)
+						}
+					}})
+					if err != nil || commits < 2 {
+						t.Errorf("%d commits, %v", commits, err)
+					}
+					if len(told) == 0 || !strings.HasPrefix(told[0], `"alice@laptop" is publishing, or was cut off: its lock`) {
+						t.Errorf("told %q", told)
+					}
+				})
+			})
+		}
+	}
+}
+
 // churn has six publishers publish what they published before again and again,
 // while two collectors without grace delete whatever they may.
 func churn(t *testing.T, b bucket.Bucket, rounds int) {
@@ -395,7 +447,7 @@ func churn(t *testing.T, b bucket.Bucket, rounds int) {
 			}
 		})
 	}
-	collected := 0
+	var collected atomic.Int64
 	for i := range 2 {
 		gc.Go(func() {
 			for {
@@ -404,9 +456,7 @@ func churn(t *testing.T, b bucket.Bucket, rounds int) {
 					errs[6+i] = err
 					return
 				}
-				if i == 0 {
-					collected += Sum(c.Buckets[0].Gone).Objects
-				}
+				collected.Add(int64(Sum(c.Buckets[0].Gone).Objects))
 				select {
 				case <-ended:
 					return
@@ -422,10 +472,10 @@ func churn(t *testing.T, b bucket.Bucket, rounds int) {
 		t.Fatal(err)
 	}
 	names := f.whole(b)
-	if len(names) == 0 || collected == 0 {
-		t.Errorf("releases %v, %d objects were collected", names, collected)
+	if len(names) == 0 || collected.Load() == 0 {
+		t.Errorf("releases %v, %d objects were collected", names, collected.Load())
 	}
-	t.Logf("releases %v, one collector deleted %d objects", names, collected)
+	t.Logf("releases %v, %d objects were collected", names, collected.Load())
 }
 
 func TestCollectWhileOthersPublish(t *testing.T) {

@@ -128,7 +128,7 @@ func (u *publication) run(ctx context.Context, cache *treeCache) (Published, err
 	if err != nil || !out.New || u.o.DryRun {
 		return out, err
 	}
-	if u.atomic() {
+	if u.s.atomic() {
 		if out, err = u.build(ctx, st, out); !outrun(err) {
 			return out, err
 		}
@@ -201,8 +201,8 @@ func (u *publication) tellAgain(try int) {
 }
 
 // atomic reports whether the bucket itself keeps publishers apart.
-func (u *publication) atomic() bool {
-	caps := u.s.Bucket.Caps()
+func (s *Store) atomic() bool {
+	caps := s.Bucket.Caps()
 	return caps.IfAbsent && caps.IfMatch
 }
 
@@ -220,32 +220,39 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // lock takes the publishers' lock. Where the commit itself is safe it is not
 // waited for longer than spares work; elsewhere until it must have expired.
-func (u *publication) lock(ctx context.Context) (func(context.Context) error, error) {
-	safe := u.atomic()
+func (u *publication) lock(ctx context.Context) (unlock func(context.Context) error, err error) {
+	err = awaitLock(ctx, u.meter, u.s.atomic(), func() error {
+		unlock, err = u.p.Lock(ctx, u.o.Owner, lockTTL)
+		return err
+	})
+	if errors.Is(err, trust.ErrLocked) && u.s.atomic() {
+		u.meter.wait("going on without the lock: this bucket keeps publishers apart by itself")
+		return func(context.Context) error { return nil }, nil
+	}
+	return unlock, err
+}
+
+// awaitLock calls try until its error is another than ErrLocked, as long as is
+// worth it where the bucket is atomic, and elsewhere until a lock that is held
+// now must have expired.
+func awaitLock(ctx context.Context, m *meter, atomic bool, try func() error) error {
 	patience := lockTTL + lockPatience
-	if safe {
+	if atomic {
 		patience = lockPatience
 	}
 	until, told := time.Now().Add(patience), false
 	for {
-		unlock, err := u.p.Lock(ctx, u.o.Owner, lockTTL)
-		if err == nil || !errors.Is(err, trust.ErrLocked) {
-			return unlock, err
-		}
-		if time.Now().After(until) {
-			if !safe {
-				return nil, err
-			}
-			u.meter.wait("going on without the lock: this bucket keeps publishers apart by itself")
-			return func(context.Context) error { return nil }, nil
+		err := try()
+		if !errors.Is(err, trust.ErrLocked) || time.Now().After(until) {
+			return err
 		}
 		if !told {
 			told = true
 			holder := strings.TrimSuffix(err.Error(), ": "+trust.ErrLocked.Error())
-			u.meter.wait(fmt.Sprintf("%s; waiting for it, %v at most", holder, patience))
+			m.wait(fmt.Sprintf("%s; waiting for it, %v at most", holder, patience))
 		}
 		if err := pause(ctx, time.Second); err != nil {
-			return nil, err
+			return err
 		}
 	}
 }

@@ -39,6 +39,8 @@ const (
 	// maxSkew is by how much the clock of another publisher may differ.
 	maxSkew = 5 * time.Minute
 
+	settlePause = 50 * time.Millisecond // before the second look of who waits for the end of a collection
+
 	maxPast = 100_000 // states before the present one that are followed
 
 	pastReads = 8 // objects of them, side by side
@@ -98,7 +100,7 @@ func (v *View) collecting() time.Time {
 func (p *Publisher) settled(ctx context.Context, look func() (*View, error)) (*View, error) {
 	var first time.Time
 	seen := int64(-1)
-	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+	for pause := settlePause; ; pause = min(2*pause, 40*settlePause) {
 		v, err := look()
 		if err != nil {
 			return nil, err
@@ -107,12 +109,12 @@ func (p *Publisher) settled(ctx context.Context, look func() (*View, error)) (*V
 		if until.IsZero() || p.now().After(until.Add(maxSkew)) {
 			return v, nil
 		}
-		if v.Timestamp != seen {
-			first, seen = time.Now(), v.Timestamp
+		if v.Timestamp != seen { // a collection of its own
+			first, seen, pause = time.Now(), v.Timestamp, settlePause
 		} else if time.Since(first) > collectTTL {
 			return v, nil
 		}
-		if pause == time.Second*8/5 {
+		if pause == 32*settlePause {
 			p.log().Warn("somebody collects garbage in the bucket, or was cut off: waiting for the end of it, two minutes at most")
 		}
 		select {

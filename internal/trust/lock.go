@@ -39,6 +39,8 @@ type lease struct {
 	Token   string    `json:"token,omitempty"`
 }
 
+func (l lease) heldAt(now time.Time) bool { return l.Token != "" && now.Before(l.Expires) }
+
 // Lock takes the publishers' lock object locks/publish (create-only, with
 // owner and expiry; an expired one is taken over with IfMatch) and returns its
 // release. ErrLocked names the holder. The lock only spares work: Commit is
@@ -51,7 +53,7 @@ func (p *Publisher) Lock(ctx context.Context, owner string, ttl time.Duration) (
 	}
 	cond := bucket.Condition{IfAbsent: true}
 	if err == nil {
-		if old.Token != "" && now.Before(old.Expires) {
+		if old.heldAt(now) {
 			return nil, p.lockedBy(old)
 		}
 		cond = bucket.Condition{IfMatch: obj.ETag}
@@ -62,6 +64,22 @@ func (p *Publisher) Lock(ctx context.Context, owner string, ttl time.Duration) (
 	}
 	p.held = &l
 	return func(ctx context.Context) error { return p.unlock(ctx, l) }, nil
+}
+
+// Locked reports whether somebody else holds the publishers' lock: ErrLocked
+// names the holder, nil says that nobody does.
+func (p *Publisher) Locked(ctx context.Context) error {
+	l, _, err := p.readLease(ctx)
+	if errors.Is(err, bucket.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at lock: %w", err)
+	}
+	if !l.heldAt(p.now()) || p.held != nil && l.Token == p.held.Token {
+		return nil
+	}
+	return p.lockedBy(l)
 }
 
 func (p *Publisher) lockedBy(l lease) error {

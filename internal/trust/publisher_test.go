@@ -515,8 +515,17 @@ func TestLock_NamesItsHolder(t *testing.T) {
 	if _, err := other.Lock(t.Context(), "bob", time.Hour); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), `"alice@laptop" is publishing, or was cut off: its lock locks/publish ends 2031-03-01 13:00:00 UTC`) {
 		t.Fatalf("lock: %v", err)
 	}
+	if err := other.Locked(t.Context()); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), `"alice@laptop" is publishing`) {
+		t.Fatalf("as another sees it: %v", err)
+	}
+	if err := w.pub.Locked(t.Context()); err != nil {
+		t.Fatalf("as the holder sees it: %v", err)
+	}
 	if err := unlock(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if err := other.Locked(t.Context()); err != nil {
+		t.Fatalf("given back: %v", err)
 	}
 	free, err := other.Lock(t.Context(), "bob", time.Hour)
 	if err != nil {

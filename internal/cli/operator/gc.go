@@ -110,7 +110,13 @@ func runGC(ctx context.Context, s *cli.Session, f gcFlags) error {
 	defer w.close()
 	o := store.CollectOptions{
 		Keep: f.keep, Grace: time.Duration(f.grace), Agents: time.Duration(f.agents), Reports: time.Duration(f.reports), DryRun: f.dryRun,
-		Progress: func(g store.Progress) { s.Update("  %s %s", g.Phase, amount(g)) },
+		Progress: func(g store.Progress) {
+			if g.Phase == store.PhaseWait {
+				s.Say("%s", g.Text)
+				return
+			}
+			s.Update("  %s %s", g.Phase, amount(g))
+		},
 	}
 	for _, d := range w.lock.Agents {
 		o.Pinned = append(o.Pinned, d)
