@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+	"net/http"
+	"net/url"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 )
@@ -14,65 +14,63 @@ import (
 // are kept is a property of the storage account, which the service of blobs
 // cannot set; Setup says how.
 func (b *Bucket) Create(ctx context.Context) error {
-	c, cred, err := b.client(ctx)
+	resp, err := b.send(ctx, request{method: http.MethodPut, query: ofContainer()})
 	if err == nil {
-		_, err = c.Create(ctx, nil)
-	}
-	if err == nil {
+		finish(resp)
 		return nil
 	}
 	// A container that exists is the conflict that a condition would meet.
-	return b.fail(ctx, call{op: "create", cred: cred, cond: bucket.Condition{IfAbsent: true}}, err)
+	return b.fail(ctx, opCreate, "", bucket.Condition{IfAbsent: true}, err)
 }
+
+func ofContainer() url.Values { return url.Values{"restype": {"container"}} }
 
 // Setup implements [bucket.Admin]. The region is not told.
 func (b *Bucket) Setup(ctx context.Context) (bucket.Setup, error) {
 	var s bucket.Setup
-	c, cred, err := b.client(ctx)
-	in := call{op: "ask about", cred: cred}
-	if err != nil {
-		return s, b.fail(ctx, in, err)
-	}
 	note := func(what string, err error) { s.Notes = append(s.Notes, what+": "+err.Error()+".") }
-	level := ""
-	props, err := c.GetProperties(ctx, nil)
+	props, err := b.ask(ctx, ofContainer())
 	if err != nil {
-		if err = b.fail(ctx, in, err); !errors.Is(err, bucket.ErrPermission) {
+		if err = b.fail(ctx, opSetup, "", bucket.Condition{}, err); !errors.Is(err, bucket.ErrPermission) {
 			return s, err
 		}
 		note("The container's properties may not be read", err)
-	} else if props.BlobPublicAccess != nil {
-		level = string(*props.BlobPublicAccess)
 	}
 	switch open, anonErr := b.anonymous(ctx); {
 	case anonErr != nil:
 		note("Whether anybody can list the container could not be asked", anonErr)
-	case open || level != "":
+	case open || props.Get("X-Ms-Blob-Public-Access") != "":
 		s.Public = bucket.Yes
 	case err == nil:
 		s.Public = bucket.No
 	}
-	if err := b.versions(ctx, c, in, &s); err != nil {
+	if err := b.versions(ctx, &s); err != nil {
 		return s, err
 	}
-	if info, err := c.GetAccountInfo(ctx, nil); err == nil && info.IsHierarchicalNamespaceEnabled != nil && *info.IsHierarchicalNamespaceEnabled {
+	account, err := b.ask(ctx, url.Values{"restype": {"account"}, "comp": {"properties"}})
+	if err == nil && account.Get("X-Ms-Is-Hns-Enabled") == "true" {
 		s.Notes = append(s.Notes, "The storage account has a hierarchical namespace, whose lists are in another order: use an account without one.")
 	}
 	return s, nil
 }
 
+// ask returns the headers that describe the container, or its account.
+func (b *Bucket) ask(ctx context.Context, query url.Values) (http.Header, error) {
+	resp, err := b.send(ctx, request{method: http.MethodGet, query: query})
+	if err != nil {
+		return nil, err
+	}
+	finish(resp)
+	return resp.Header, nil
+}
+
 // anonymous reports whether the container can be listed without credentials.
 func (b *Bucket) anonymous(ctx context.Context) (bool, error) {
-	c, err := credential{}.client(b.at.base()+"/"+b.at.Container, b.wire, nil)
-	if err != nil {
-		return false, err
-	}
-	one := int32(1)
-	_, err = c.NewListBlobsFlatPager(&container.ListBlobsFlatOptions{MaxResults: &one}).NextPage(ctx)
+	_, err := b.page(ctx, "", "", url.Values{"maxresults": {"1"}}, true)
 	if err == nil {
 		return true, nil
 	}
-	err = b.fail(ctx, call{op: "list"}, err)
+	err = b.fail(ctx, opList, "", bucket.Condition{}, err)
 	if errors.Is(err, bucket.ErrPermission) || errors.Is(err, bucket.ErrNoBucket) || errors.Is(err, bucket.ErrNotExist) {
 		return false, nil
 	}
@@ -81,29 +79,23 @@ func (b *Bucket) anonymous(ctx context.Context) (bool, error) {
 
 // versions looks whether the blobs that are there have versions: the setting
 // itself is shown only by the account's own API.
-func (b *Bucket) versions(ctx context.Context, c *container.Client, in call, s *bucket.Setup) error {
+func (b *Bucket) versions(ctx context.Context, s *bucket.Setup) error {
 	remedy := fmt.Sprintf("turn it on with: az storage account blob-service-properties update --account-name %s --enable-versioning true", b.at.Account)
-	n := int32(100)
-	page, err := c.NewListBlobsFlatPager(&container.ListBlobsFlatOptions{
-		Prefix: &b.prefix, MaxResults: &n, Include: container.ListBlobsInclude{Versions: true},
-	}).NextPage(ctx)
+	p, err := b.page(ctx, b.prefix, "", url.Values{"maxresults": {"100"}, "include": {"versions"}}, false)
 	if err != nil {
-		if err = b.fail(ctx, in, err); errors.Is(err, bucket.ErrNoBucket) || errors.Is(err, bucket.ErrUnavailable) || ctx.Err() != nil {
+		if err = b.fail(ctx, opSetup, "", bucket.Condition{}, err); errors.Is(err, bucket.ErrNoBucket) || errors.Is(err, bucket.ErrUnavailable) || ctx.Err() != nil {
 			return err
 		}
 		s.Notes = append(s.Notes, "Whether old versions are kept could not be seen: "+err.Error()+".")
 		return nil
 	}
-	seen := 0
-	if page.Segment != nil {
-		for _, item := range page.Segment.BlobItems {
-			seen++
-			if item != nil && deref(item.VersionID) != "" {
-				s.Versions = bucket.Yes
-				return nil
-			}
+	for _, blob := range p.Blobs.Blob {
+		if blob.VersionID != "" {
+			s.Versions = bucket.Yes
+			return nil
 		}
 	}
+	seen := len(p.Blobs.Blob)
 	if seen == 0 {
 		s.Notes = append(s.Notes, "Whether old versions are kept is seen only when there are blobs; "+remedy+".")
 		return nil

@@ -1,6 +1,7 @@
 package azblob
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -52,6 +53,7 @@ func TestAnswers(t *testing.T) {
 		{429, "TooManyRequests", absent, bucket.ErrUnavailable, ""},
 		{502, "", match, bucket.ErrUnavailable, ""},
 		{413, "RequestBodyTooLarge", absent, nil, "status 413: RequestBodyTooLarge"},
+		{200, "", absent, nil, "status 200: the words"}, // of somebody on the way
 	} {
 		t.Run(fmt.Sprint(c.status, c.code, c.cond), func(t *testing.T) {
 			b := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -62,7 +64,7 @@ func TestAnswers(t *testing.T) {
 					w.Header().Set("x-ms-error-code", c.code)
 				}
 				w.WriteHeader(c.status)
-				fmt.Fprintf(w, `<?xml version="1.0"?><Error><Code>%s</Code><Message>the words.%s</Message></Error>`, c.code, "\nRequestId:5")
+				fmt.Fprintf(w, "\ufeff"+`<?xml version="1.0" encoding="utf-8"?><Error><Code>%s</Code><Message>the words.%s</Message></Error>`, c.code, "\nRequestId:5")
 			})
 			_, err := b.Put(t.Context(), "k", strings.NewReader("x"), c.cond)
 			if err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.words) {
@@ -127,7 +129,7 @@ func TestUnauthenticated(t *testing.T) {
 }
 
 // serve returns a bucket on a server that answers so.
-func serve(t *testing.T, answer http.HandlerFunc) *Bucket {
+func serve(t testing.TB, answer http.HandlerFunc) *Bucket {
 	t.Helper()
 	srv := httptest.NewServer(answer)
 	t.Cleanup(srv.Close)
@@ -331,10 +333,100 @@ func FuzzMessage(f *testing.F) {
 	f.Add([]byte(`<?xml version="1.0"?><Error><Code>c</Code><Message>m&#10;RequestId:1</Message><AuthenticationErrorDetail>d</AuthenticationErrorDetail></Error>`))
 	f.Add([]byte(`<html>`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if said := parseMessage(body); len(said) > 310 || strings.ContainsAny(said, "\n\r\x1b") {
-			t.Errorf("%q says %q", body, said)
+		code, said := parseMessage(body)
+		for _, text := range []string{code, said} {
+			if len(text) > 310 || strings.ContainsAny(text, "\n\r\x1b") {
+				t.Errorf("%q says %q", body, text)
+			}
 		}
 	})
+}
+
+func FuzzPage(f *testing.F) {
+	f.Add([]byte(`<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Blobs><Blob><Name>a</Name><VersionId>v</VersionId><Properties><Last-Modified>Thu, 01 Jan 2026 00:00:00 GMT</Last-Modified><Etag>0x1</Etag><Content-Length>1</Content-Length></Properties></Blob></Blobs><NextMarker>m</NextMarker></EnumerationResults>`))
+	f.Add([]byte(`<EnumerationResults><Blobs><Blob><Name Encoded="true">a%EF%BF%BE</Name></Blob><Blob><Name>../x</Name></Blob></Blobs></EnumerationResults>`))
+	f.Add([]byte(`<EnumerationResults/>`))
+	b := serve(f, func(http.ResponseWriter, *http.Request) {})
+	f.Fuzz(func(t *testing.T, body []byte) {
+		p, err := parsePage(bytes.NewReader(body))
+		if err != nil {
+			return
+		}
+		for _, blob := range p.Blobs.Blob {
+			if obj, ok := b.object(blob, "p"); ok && (bucket.CheckKey(obj.Key) != nil || !strings.HasPrefix(obj.Key, "p") || obj.Size < 0) {
+				t.Errorf("%q lists %+v", body, obj)
+			}
+		}
+	})
+}
+
+func TestPage(t *testing.T) {
+	p, err := parsePage(strings.NewReader("\ufeff" + `<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint="https://acct.blob.core.windows.net/" ContainerName="fleet"><Prefix>p</Prefix>
+		<Blobs><Blob><Name>p/a b&amp;c </Name><Properties><Last-Modified>Thu, 01 Jan 2026 00:00:00 GMT</Last-Modified><Etag>0x8D1</Etag><Content-Length>17</Content-Length><BlobType>BlockBlob</BlobType></Properties></Blob>
+		<BlobPrefix><Name>p/no</Name></BlobPrefix>
+		<Blob><Name Encoded="true">p/a%EF%BF%BE</Name><VersionId>v1</VersionId><Properties><ResourceType>directory</ResourceType></Properties></Blob></Blobs><NextMarker>2!4</NextMarker></EnumerationResults>`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := p.Blobs.Blob[0]
+	if len(p.Blobs.Blob) != 2 || p.NextMarker != "2!4" || first.Name.Text != "p/a b&c " || first.Properties.Size != 17 || first.Properties.ETag != "0x8D1" {
+		t.Errorf("%+v", p.Blobs)
+	}
+	if second := p.Blobs.Blob[1]; second.Name.Text != "p/a\ufffe" || second.VersionID != "v1" || second.Properties.ResourceType != "directory" {
+		t.Errorf("%+v", second)
+	}
+	obj, ok := serve(t, nil).object(first, "p/")
+	if want := (bucket.Object{Key: "p/a b&c ", Size: 17, ETag: "0x8D1", Modified: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}); !ok || obj != want {
+		t.Errorf("%+v, %t", obj, ok)
+	}
+}
+
+// A server that gives one page again and again is not asked for ever.
+func TestList_SamePage(t *testing.T) {
+	var asked atomic.Int64
+	b := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		io.WriteString(w, `<EnumerationResults><Blobs/><NextMarker>m</NextMarker></EnumerationResults>`)
+	})
+	var last error
+	for _, last = range b.List(t.Context(), "", "") {
+	}
+	if !errors.Is(last, bucket.ErrUnsupported) || asked.Load() != 2 {
+		t.Errorf("%d requests, %v", asked.Load(), last)
+	}
+}
+
+// TestStringToSign has the examples of the documentation, in the form of
+// versions since 2015-02-21.
+// https://learn.microsoft.com/rest/api/storageservices/authorize-with-shared-key
+func TestStringToSign(t *testing.T) {
+	req := func(method, target string, header ...string) *http.Request {
+		r, err := http.NewRequest(method, target, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 0; i < len(header); i += 2 {
+			r.Header.Set(header[i], header[i+1])
+		}
+		return r
+	}
+	put := req("PUT", "https://myaccount.blob.core.windows.net/c/a%20b/d", "Content-Type", "text/plain", "If-None-Match", "*", "x-ms-version", "2015-02-21",
+		"x-ms-date", "Fri, 26 Jun 2015 23:39:12 GMT", "x-ms-blob-type", "BlockBlob", "User-Agent", "bootwell")
+	put.ContentLength = 11
+	for _, c := range []struct {
+		req  *http.Request
+		want string
+	}{
+		{req("GET", "https://myaccount.blob.core.windows.net/mycontainer?restype=container&comp=metadata&timeout=20", "x-ms-date", "Fri, 26 Jun 2015 23:39:12 GMT", "x-ms-version", "2015-02-21"),
+			"GET\n\n\n\n\n\n\n\n\n\n\n\nx-ms-date:Fri, 26 Jun 2015 23:39:12 GMT\nx-ms-version:2015-02-21\n/myaccount/mycontainer\ncomp:metadata\nrestype:container\ntimeout:20"},
+		{req("GET", "https://myaccount.blob.core.windows.net/mycontainer?restype=container&comp=list&include=snapshots&include=metadata&include=uncommittedblobs", "Range", "bytes=5-9"),
+			"GET\n\n\n\n\n\n\n\n\n\n\nbytes=5-9\n/myaccount/mycontainer\ncomp:list\ninclude:metadata,snapshots,uncommittedblobs\nrestype:container"},
+		{put, "PUT\n\n\n11\n\ntext/plain\n\n\n\n*\n\n\nx-ms-blob-type:BlockBlob\nx-ms-date:Fri, 26 Jun 2015 23:39:12 GMT\nx-ms-version:2015-02-21\n/myaccount/c/a%20b/d"},
+	} {
+		if got := stringToSign("myaccount", c.req); got != c.want {
+			t.Errorf("%q\nwant %q", got, c.want)
+		}
+	}
 }
 
 // lateReader is a transport that returns before it is done with the body, as

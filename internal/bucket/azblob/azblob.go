@@ -1,9 +1,10 @@
-// Package azblob is a bucket in a container of Azure Blob Storage. Each call is
-// one request: writes are a single Put Blob, which limits objects to 5,000 MiB
-// but keeps conditions. Deadlines and retries are those of [bucket.Retry].
+// Package azblob is a bucket in a container of Azure Blob Storage, over its REST
+// API. Each call is one request: writes are a single Put Blob, which limits
+// objects to 5,000 MiB but keeps conditions. Deadlines and retries are those of
+// [bucket.Retry].
 //
-// It links no identity library: a managed identity, a SAS token and an account
-// key are read here, and other bearer tokens come through a [TokenSource].
+// A managed identity, a SAS token and an account key are read here; other bearer
+// tokens come through a [TokenSource].
 package azblob
 
 import (
@@ -15,14 +16,6 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync/atomic"
-	"time"
-
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blockblob"
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
@@ -72,6 +65,16 @@ func (b *Bucket) Location() Location { return b.at }
 // Endpoint implements [bucket.Remote].
 func (b *Bucket) Endpoint() (url, ca string) { return b.at.base(), b.at.CA }
 
+// Operations, as errors name them.
+const (
+	opGet    = "get"
+	opPut    = "put"
+	opList   = "list"
+	opDelete = "delete"
+	opCreate = "create"
+	opSetup  = "ask about"
+)
+
 // name is the blob's full name in the container.
 func (b *Bucket) name(key string) (string, error) {
 	name, err := wire.Name(b.prefix, key)
@@ -79,18 +82,6 @@ func (b *Bucket) name(key string) (string, error) {
 		return "", err
 	}
 	return name, checkName(name)
-}
-
-// client returns a client that signs with the credentials of now, and these.
-func (b *Bucket) client(ctx context.Context) (*container.Client, credential, error) {
-	g, err := b.creds.Get(ctx)
-	if err != nil {
-		return nil, credential{}, err
-	}
-	cred := g.Value
-	cred.renewed = new(credential)
-	c, err := cred.client(b.at.base()+"/"+b.at.Container, b.wire, signer{b.creds, g, cred.renewed})
-	return c, cred, err
 }
 
 // Get implements [bucket.Bucket].
@@ -105,51 +96,49 @@ func (b *Bucket) Get(ctx context.Context, key string, o bucket.GetOptions) (io.R
 	if err != nil {
 		return nil, bucket.Object{}, err
 	}
-	c, cred, err := b.client(ctx)
-	if err != nil {
-		return nil, bucket.Object{}, b.fail(ctx, call{op: "get", key: key}, err)
-	}
-	in := call{op: "get", key: key, cred: cred}
-	opts := &blob.DownloadStreamOptions{Range: blob.HTTPRange{Offset: o.Offset, Count: o.Length}}
+	r := request{method: http.MethodGet, name: name, header: http.Header{}}
 	if o.IfNoneMatch != "" {
-		opts.AccessConditions = &blob.AccessConditions{ModifiedAccessConditions: &blob.ModifiedAccessConditions{IfNoneMatch: quoted(o.IfNoneMatch)}}
+		r.header.Set("If-None-Match", quoted(o.IfNoneMatch))
 	}
-	var raw *http.Response
-	resp, err := c.NewBlobClient(name).DownloadStream(policy.WithCaptureResponse(ctx, &raw), opts)
+	span, ranged := wire.Range(o)
+	if ranged {
+		r.header.Set("Range", span)
+	}
+	resp, err := b.send(ctx, r)
 	if err != nil {
-		return nil, bucket.Object{}, b.fail(ctx, in, err)
+		return nil, bucket.Object{}, b.fail(ctx, opGet, key, bucket.Condition{}, err)
 	}
-	if raw.StatusCode == http.StatusNotModified { // success, to the client library
-		resp.Body.Close()
-		return nil, bucket.Object{}, b.fail(ctx, in, bucket.ErrNotModified)
-	}
-	obj, n, err := object(key, o, resp)
+	obj, n, err := described(resp, o, ranged)
 	if err != nil {
 		resp.Body.Close()
-		return nil, bucket.Object{}, b.fail(ctx, in, err)
+		return nil, bucket.Object{}, b.fail(ctx, opGet, key, bucket.Condition{}, err)
 	}
+	obj.Key = key
 	classify := func(err error) error { return fmt.Errorf("read %s in %s: %w", key, b.at, wire.Classify(ctx, err)) }
 	return bucket.NewBody(ctx, resp.Body, n, classify), obj, nil
 }
 
-// object returns what an answer says of the object, and the length of its body.
-func object(key string, o bucket.GetOptions, resp blob.DownloadStreamResponse) (bucket.Object, int64, error) {
-	if resp.ContentLength == nil || *resp.ContentLength < 0 {
-		return bucket.Object{}, 0, fmt.Errorf("the server does not tell the object's size: %w", bucket.ErrUnsupported)
-	}
-	obj := bucket.Object{Key: key, Size: *resp.ContentLength, ETag: unquoted(resp.ETag)}
-	if resp.LastModified != nil {
-		obj.Modified = *resp.LastModified
-	}
-	if _, ranged := wire.Range(o); !ranged {
+// described is what an answer says of the object, and the length of its body.
+func described(resp *http.Response, o bucket.GetOptions, ranged bool) (obj bucket.Object, n int64, err error) {
+	obj = version(resp.Header)
+	obj.Size = resp.ContentLength
+	switch {
+	case obj.Size < 0:
+		return obj, 0, fmt.Errorf("the server does not tell the object's size: %w", bucket.ErrUnsupported)
+	case !ranged:
 		return obj, obj.Size, nil
-	}
-	if obj.Size == 0 { // Azurite's way to say 416
+	case obj.Size == 0: // Azurite's way to say 416
 		return obj, 0, fmt.Errorf("range at %d: %w", o.Offset, bucket.ErrTruncated)
 	}
-	size, n, err := wire.Partial(o, deref(resp.ContentRange))
-	obj.Size = size
+	obj.Size, n, err = wire.Partial(o, resp.Header.Get("Content-Range"))
 	return obj, n, err
+}
+
+// version is what headers say of an object's content.
+func version(h http.Header) bucket.Object {
+	obj := bucket.Object{ETag: unquoted(h.Get("ETag"))}
+	obj.Modified, _ = http.ParseTime(h.Get("Last-Modified")) // absent: zero
+	return obj
 }
 
 // Put implements [bucket.Bucket].
@@ -165,44 +154,40 @@ func (b *Bucket) Put(ctx context.Context, key string, body io.ReadSeeker, c buck
 	if err != nil {
 		return bucket.Object{}, fmt.Errorf("put %s: %w", key, err)
 	}
-	cc, cred, err := b.client(ctx)
-	in := call{op: "put", key: key, cond: c, cred: cred}
-	if err != nil {
-		return bucket.Object{}, b.fail(ctx, in, err)
-	}
-	when := &blob.ModifiedAccessConditions{}
-	if c.IfAbsent {
-		any := azcore.ETagAny
-		when.IfNoneMatch = &any
-	}
-	if c.IfMatch != "" {
-		when.IfMatch = quoted(c.IfMatch)
-	}
 	lent := wire.Lend(ctx, body)
 	defer lent.Back()
-	resp, err := cc.NewBlockBlobClient(name).Upload(ctx, lent, &blockblob.UploadOptions{
-		AccessConditions: &blob.AccessConditions{ModifiedAccessConditions: when},
-	})
+	r := request{method: http.MethodPut, name: name, body: lent, size: size, header: http.Header{}}
+	r.header.Set("Content-Type", "application/octet-stream")
+	r.header.Set("X-Ms-Blob-Type", "BlockBlob")
+	if c.IfAbsent {
+		r.header.Set("If-None-Match", "*")
+	}
+	if c.IfMatch != "" {
+		r.header.Set("If-Match", quoted(c.IfMatch))
+	}
+	resp, err := b.send(ctx, r)
 	if err != nil {
-		err = b.fail(ctx, in, err)
-		if errors.Is(err, bucket.ErrPrecondition) && b.missing(ctx, cc, name) {
+		err = b.fail(ctx, opPut, key, c, err)
+		if errors.Is(err, bucket.ErrPrecondition) && b.missing(ctx, name) {
 			err = fmt.Errorf("put %s in %s: %w", key, b.at, bucket.ErrNotExist)
 		}
 		return bucket.Object{}, err
 	}
-	obj := bucket.Object{Key: key, Size: size, ETag: unquoted(resp.ETag)}
-	if resp.LastModified != nil {
-		obj.Modified = *resp.LastModified
-	}
+	defer finish(resp)
+	obj := version(resp.Header)
+	obj.Key, obj.Size = key, size
 	return obj, nil
 }
 
 // missing reports whether there is surely no such blob. The service gives the
 // same answer to If-Match for a blob that is not there and for one that changed.
-func (b *Bucket) missing(ctx context.Context, c *container.Client, name string) bool {
-	_, err := c.NewBlobClient(name).GetProperties(ctx, nil)
-	var answer *azcore.ResponseError
-	return errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound
+func (b *Bucket) missing(ctx context.Context, name string) bool {
+	resp, err := b.send(ctx, request{method: http.MethodHead, name: name})
+	if err == nil {
+		finish(resp)
+	}
+	var answer *refusal
+	return errors.As(err, &answer) && answer.status == http.StatusNotFound
 }
 
 // List implements [bucket.Bucket]: one request for each 5,000 blobs. The service
@@ -211,58 +196,47 @@ func (b *Bucket) missing(ctx context.Context, c *container.Client, name string) 
 // hierarchical namespace, are left out too.
 func (b *Bucket) List(ctx context.Context, prefix, after string) iter.Seq2[bucket.Object, error] {
 	return func(yield func(bucket.Object, error) bool) {
-		c, cred, err := b.client(ctx)
-		in := call{op: "list", key: prefix, cred: cred}
-		if err != nil {
-			yield(bucket.Object{}, b.fail(ctx, in, err))
-			return
-		}
-		full, last := b.prefix+prefix, ""
-		pages := c.NewListBlobsFlatPager(&container.ListBlobsFlatOptions{Prefix: &full})
-		for pages.More() {
-			page, err := pages.NextPage(ctx)
-			if err == nil && page.Segment == nil {
-				err = fmt.Errorf("the answer is no list: %w", bucket.ErrUnsupported)
-			}
-			if err != nil {
-				yield(bucket.Object{}, b.fail(ctx, in, err))
-				return
-			}
-			for _, item := range page.Segment.BlobItems {
-				obj, ok := b.listed(item, prefix)
-				if !ok {
-					continue
-				}
-				if obj.Key <= last {
-					yield(bucket.Object{}, b.fail(ctx, in, fmt.Errorf("%q stands after %q: %w: does the account have a hierarchical namespace?", obj.Key, last, bucket.ErrUnsupported)))
-					return
-				}
-				last = obj.Key
-				if obj.Key > after && !yield(obj, nil) {
-					return
-				}
-			}
+		if err := b.list(ctx, prefix, after, yield); err != nil {
+			yield(bucket.Object{}, b.fail(ctx, opList, prefix, bucket.Condition{}, err))
 		}
 	}
 }
 
-// listed returns an entry of a list; ok is false if it is no object of ours.
-func (b *Bucket) listed(item *container.BlobItem, prefix string) (obj bucket.Object, ok bool) {
-	if item == nil || item.Name == nil || item.Properties == nil {
+// list yields until there is no more, or yield has enough.
+func (b *Bucket) list(ctx context.Context, prefix, after string, yield func(bucket.Object, error) bool) error {
+	marker, last := "", ""
+	for {
+		p, err := b.page(ctx, b.prefix+prefix, marker, nil, false)
+		if err != nil {
+			return err
+		}
+		for _, blob := range p.Blobs.Blob {
+			obj, ok := b.object(blob, prefix)
+			if !ok {
+				continue
+			}
+			if obj.Key <= last {
+				return fmt.Errorf("%q stands after %q: %w: does the account have a hierarchical namespace?", obj.Key, last, bucket.ErrUnsupported)
+			}
+			last = obj.Key
+			if obj.Key > after && !yield(obj, nil) {
+				return nil
+			}
+		}
+		if marker = p.NextMarker; marker == "" {
+			return ctx.Err()
+		}
+	}
+}
+
+// object returns an entry of a list; ok is false if it is no object of ours.
+func (b *Bucket) object(l listed, prefix string) (obj bucket.Object, ok bool) {
+	key, ok := strings.CutPrefix(l.Name.Text, b.prefix)
+	if !ok || !strings.HasPrefix(key, prefix) || bucket.CheckKey(key) != nil || l.Properties.Size < 0 || l.Properties.ResourceType == "directory" {
 		return obj, false
 	}
-	p := item.Properties
-	key, ok := strings.CutPrefix(*item.Name, b.prefix)
-	if !ok || !strings.HasPrefix(key, prefix) || bucket.CheckKey(key) != nil || deref(p.ResourceType) == "directory" {
-		return obj, false
-	}
-	obj = bucket.Object{Key: key, ETag: unquoted(p.ETag)}
-	if p.ContentLength != nil {
-		obj.Size = *p.ContentLength
-	}
-	if p.LastModified != nil {
-		obj.Modified = *p.LastModified
-	}
+	obj = bucket.Object{Key: key, Size: l.Properties.Size, ETag: unquoted(l.Properties.ETag)}
+	obj.Modified, _ = http.ParseTime(l.Properties.Modified) // absent: zero
 	return obj, true
 }
 
@@ -278,14 +252,12 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	c, cred, err := b.client(ctx)
+	resp, err := b.send(ctx, request{method: http.MethodDelete, name: name})
 	if err == nil {
-		_, err = c.NewBlobClient(name).Delete(ctx, nil)
-	}
-	if err == nil {
+		finish(resp)
 		return nil
 	}
-	if err = b.fail(ctx, call{op: "delete", key: key, cred: cred}, err); errors.Is(err, bucket.ErrNotExist) {
+	if err = b.fail(ctx, opDelete, key, bucket.Condition{}, err); errors.Is(err, bucket.ErrNotExist) {
 		return nil
 	}
 	return err
@@ -293,60 +265,6 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 
 // quoted and unquoted translate between the ETags of a header and ours. Lists
 // have them without quotes.
-func quoted(etag string) *azcore.ETag {
-	e := azcore.ETag(`"` + etag + `"`)
-	return &e
-}
+func quoted(etag string) string { return `"` + etag + `"` }
 
-func unquoted(e *azcore.ETag) string {
-	if e == nil {
-		return ""
-	}
-	return strings.Trim(string(*e), `"`)
-}
-
-func deref(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
-}
-
-// clientOptions lets the client library neither retry nor tell about itself.
-func clientOptions(w *watch, sign policy.Policy) *container.ClientOptions {
-	o := azcore.ClientOptions{Transport: w, Retry: policy.RetryOptions{MaxRetries: -1}, Telemetry: policy.TelemetryOptions{Disabled: true}}
-	if sign != nil {
-		o.PerRetryPolicies = []policy.Policy{sign}
-	}
-	return &container.ClientOptions{ClientOptions: o}
-}
-
-// watch is the transport of the client library. It follows no redirect, bounds
-// what the library reads without a bound, and remembers how far the server's
-// clock is.
-type watch struct {
-	next http.RoundTripper
-	skew atomic.Int64 // nanoseconds this clock is ahead
-}
-
-const maxAnswer = 32 << 20 // a page of 5,000 names of 1,024 bytes has some 10 MiB
-
-// Do implements the client library's transport.
-func (w *watch) Do(req *http.Request) (*http.Response, error) {
-	resp, err := w.next.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-		w.skew.Store(int64(time.Since(date)))
-	}
-	q := req.URL.Query()
-	isObject := req.Method == http.MethodGet && !q.Has("comp") && !q.Has("restype") && resp.StatusCode < 300
-	if !isObject {
-		resp.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.LimitReader(resp.Body, maxAnswer), resp.Body}
-	}
-	return resp, nil
-}
+func unquoted(etag string) string { return strings.Trim(etag, `"`) }

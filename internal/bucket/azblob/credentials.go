@@ -2,18 +2,15 @@ package azblob
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"net/url"
 	"os"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 
 	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
@@ -133,11 +130,11 @@ func parseConnection(text string) (account, key, sas string) {
 }
 
 func keyCredential(account, key string) (credential, error) {
-	k, err := container.NewSharedKeyCredential(account, strings.TrimSpace(key))
+	secret, err := base64.StdEncoding.DecodeString(strings.TrimSpace(key))
 	if err != nil {
 		return credential{}, fmt.Errorf("the account key is not base64: %w", wire.ErrNothing)
 	}
-	return credential{key: k}, nil
+	return credential{key: &sharedKey{account, secret}}, nil
 }
 
 func sasCredential(at Location, token string) (credential, error) {
@@ -167,59 +164,8 @@ type credential struct {
 	token string
 	sas   string // a query
 	sig   string // the secret in it
-	key   *container.SharedKeyCredential
+	key   *sharedKey
 	ends  time.Time // zero: never, or not known
-
-	renewed *credential // that a request was made with instead; nil: none can be
-}
-
-// client returns a client of the container at this URL, which signs with c.
-func (c credential) client(url string, w *watch, sign policy.Policy) (*container.Client, error) {
-	if c.key != nil {
-		return container.NewClientWithSharedKeyCredential(url, c.key, clientOptions(w, sign))
-	}
-	return container.NewClientWithNoCredential(url, clientOptions(w, sign))
-}
-
-// A signer signs requests with what it was granted. When the server rejects
-// that, it makes the request once more with what there is then. (An account key
-// is the client library's to sign with: the next call has the other one.)
-type signer struct {
-	creds   *wire.Chain[credential]
-	granted *wire.Grant[credential]
-	renewed *credential // what the second request has
-}
-
-// Do implements the client library's policy.
-func (s signer) Do(req *policy.Request) (*http.Response, error) {
-	query := req.Raw().URL.RawQuery
-	s.granted.Value.sign(req)
-	resp, err := req.Next()
-	if err != nil || !rejected(resp) || !s.creds.Forget(s.granted) || s.granted.Value.key != nil {
-		return resp, err
-	}
-	g, err := s.creds.Get(req.Raw().Context())
-	if err != nil || g.Value.key != nil || req.RewindBody() != nil {
-		return resp, nil
-	}
-	resp.Body.Close()
-	*s.renewed = g.Value
-	req.Raw().URL.RawQuery = query
-	req.Raw().Header.Del("Authorization")
-	g.Value.sign(req)
-	return req.Next()
-}
-
-func (c credential) sign(req *policy.Request) {
-	raw := req.Raw()
-	switch {
-	case c.token != "":
-		raw.Header.Set("Authorization", "Bearer "+c.token)
-	case c.sas != "" && raw.URL.RawQuery != "":
-		raw.URL.RawQuery += "&" + c.sas
-	case c.sas != "":
-		raw.URL.RawQuery = c.sas
-	}
 }
 
 // hide keeps the secret out of what a server says.
@@ -228,9 +174,6 @@ func (c credential) hide(text string) string {
 		if secret != "" {
 			text = strings.ReplaceAll(text, secret, "…")
 		}
-	}
-	if c.renewed != nil {
-		text = c.renewed.hide(text)
 	}
 	return text
 }

@@ -12,27 +12,50 @@ import (
 	"strings"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
-
 	"github.com/bootwell/bootwell/internal/bucket"
 	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
-// A call is what an error is told about.
-type call struct {
-	op, key string
-	cond    bucket.Condition
-	cred    credential
+// A refusal is an answer that is no success.
+type refusal struct {
+	status int
+	code   string        // of Azure's list; "": none
+	said   string        // on one line, without secrets; "": nothing
+	pause  time.Duration // that the server asks for
+	cred   credential    // of the request
+}
+
+// Error is what the server said, or else what its status means.
+func (r *refusal) Error() string {
+	switch {
+	case r.code == "" && r.said == "":
+		return http.StatusText(r.status)
+	case r.code == "" || r.said == "":
+		return r.code + r.said
+	}
+	return r.code + ": " + r.said
+}
+
+// refusalOf reads the answer to a request with these credentials.
+func refusalOf(resp *http.Response, cred credential) *refusal {
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxRefusal)) // the status says enough without it
+	code, said := parseMessage(body)
+	if header := resp.Header.Get("X-Ms-Error-Code"); header != "" {
+		code = wire.Printable(header)
+	}
+	return &refusal{
+		status: resp.StatusCode, code: codeOf(code, said), said: cred.hide(said),
+		pause: wire.RetryAfter(resp.Header), cred: cred,
+	}
 }
 
 // fail words err with its operation and finds its place in the vocabulary.
-func (b *Bucket) fail(ctx context.Context, in call, err error) error {
-	where := strings.TrimSpace(in.op+" "+in.key) + " in " + b.at.String()
+func (b *Bucket) fail(ctx context.Context, op, key string, c bucket.Condition, err error) error {
+	where := strings.TrimSpace(op+" "+key) + " in " + b.at.String()
 	if done := ctx.Err(); done != nil {
 		return fmt.Errorf("%s: %w", where, done)
 	}
-	var answer *azcore.ResponseError
+	var answer *refusal
 	if !errors.As(err, &answer) {
 		if bucket.Refused(err) || errors.Is(err, bucket.ErrUnavailable) {
 			// Only the sources speak so. What is on the way has no class yet.
@@ -49,31 +72,26 @@ func (b *Bucket) fail(ctx context.Context, in call, err error) error {
 		}
 		return fmt.Errorf("%s: %w", where, unavailable)
 	}
-	said := message(answer.RawResponse)
-	code := codeOf(answer.ErrorCode, said)
-	text := answer.ErrorCode
-	if said != "" {
-		text = strings.TrimPrefix(text+": "+in.cred.hide(said), ": ")
-	}
-	hint, cause := remedy(code), error(nil)
-	if code == "AuthenticationFailed" || code == "InvalidAuthenticationInfo" {
-		hint, cause = b.unauthenticated(in.cred, said)
+	text := answer.Error()
+	hint, cause := remedy(answer.code), error(nil)
+	if unknown(answer.code) {
+		hint, cause = b.unauthenticated(answer.cred, answer.said)
 	}
 	if hint != "" {
 		text += ": " + hint
 	}
-	sentinel := classify(answer, in.cond)
+	sentinel := classify(answer, c)
 	if cause != nil && errors.Is(sentinel, bucket.ErrPermission) {
 		sentinel = cause
 	}
-	if sentinel != nil {
-		err = fmt.Errorf("%s: %w: %s", where, sentinel, text)
-		if sentinel == bucket.ErrUnavailable && answer.RawResponse != nil {
-			err = bucket.Later(err, wire.RetryAfter(answer.RawResponse.Header))
-		}
-		return err
+	if sentinel == nil {
+		return fmt.Errorf("%s: status %d: %s", where, answer.status, text)
 	}
-	return fmt.Errorf("%s: status %d: %s", where, answer.StatusCode, text)
+	err = fmt.Errorf("%s: %w: %s", where, sentinel, text)
+	if sentinel == bucket.ErrUnavailable {
+		err = bucket.Later(err, answer.pause)
+	}
+	return err
 }
 
 // codeOf is the service's word for what Azurite calls AuthorizationFailure.
@@ -84,18 +102,19 @@ func codeOf(code, said string) string {
 	return code
 }
 
+// unknown reports whether a code says that the service does not know who asks.
+func unknown(code string) bool {
+	return code == "AuthenticationFailed" || code == "InvalidAuthenticationInfo"
+}
+
 // rejected reports whether the server did not take the credentials; that they
-// do not allow something is another matter. It leaves the answer to be read.
-func rejected(resp *http.Response) bool {
-	if resp.StatusCode != http.StatusUnauthorized && resp.StatusCode != http.StatusForbidden {
+// do not allow something is another matter.
+func rejected(err error) bool {
+	var r *refusal
+	if !errors.As(err, &r) {
 		return false
 	}
-	body, err := runtime.Payload(resp) // which the transport bounds
-	if err != nil {
-		return false
-	}
-	code := codeOf(resp.Header.Get("x-ms-error-code"), parseMessage(body))
-	return resp.StatusCode == http.StatusUnauthorized || code == "AuthenticationFailed" || code == "InvalidAuthenticationInfo"
+	return r.status == http.StatusUnauthorized || r.status == http.StatusForbidden && unknown(r.code)
 }
 
 func classified(err error) bool {
@@ -109,8 +128,8 @@ func classified(err error) bool {
 
 // classify maps what the server said. The codes count before the status.
 // https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes
-func classify(e *azcore.ResponseError, c bucket.Condition) error {
-	switch e.ErrorCode {
+func classify(r *refusal, c bucket.Condition) error {
+	switch r.code {
 	case "ContainerNotFound", "ContainerDisabled":
 		return bucket.ErrNoBucket
 	case "BlobNotFound", "ResourceNotFound":
@@ -124,9 +143,9 @@ func classify(e *azcore.ResponseError, c bucket.Condition) error {
 	case "InvalidRange":
 		return bucket.ErrTruncated
 	}
-	switch status := e.StatusCode; {
+	switch status := r.status; {
 	// A right to create but not to overwrite.
-	case e.ErrorCode == "UnauthorizedBlobOverwrite" && c.IfAbsent:
+	case r.code == "UnauthorizedBlobOverwrite" && c.IfAbsent:
 		return bucket.ErrExists
 	case status == http.StatusUnauthorized || status == http.StatusForbidden:
 		return bucket.ErrPermission
@@ -197,35 +216,24 @@ func (b *Bucket) unauthenticated(cred credential, said string) (hint string, cau
 // outOfTime is what the service says of a SAS token whose time is another.
 const outOfTime = "not valid in the specified time frame"
 
-// message returns what an answer's body says, on one line.
-// https://learn.microsoft.com/rest/api/storageservices/status-and-error-codes2
-func message(resp *http.Response) string {
-	if resp == nil || resp.Body == nil {
-		return ""
-	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	if err != nil {
-		return ""
-	}
-	return parseMessage(body)
-}
-
-func parseMessage(body []byte) string {
-	var said struct {
+// parseMessage returns the code and, on one line, what the body of an answer says.
+func parseMessage(body []byte) (code, said string) {
+	var answer struct {
+		Code                      string
 		Message                   string
 		AuthenticationErrorDetail string
 	}
-	if xml.Unmarshal(body, &said) != nil {
-		return ""
+	if xml.Unmarshal(body, &answer) != nil {
+		return "", ""
 	}
 	// What follows is the request's ID and time, and a string that was signed.
-	line, _, _ := strings.Cut(strings.TrimSpace(said.Message), "\n")
-	detail, _, _ := strings.Cut(strings.TrimSpace(said.AuthenticationErrorDetail), "\n")
+	line, _, _ := strings.Cut(strings.TrimSpace(answer.Message), "\n")
+	detail, _, _ := strings.Cut(strings.TrimSpace(answer.AuthenticationErrorDetail), "\n")
 	for _, mark := range []string{"Server used following string", "String to sign"} {
 		detail, _, _ = strings.Cut(detail, mark)
 	}
 	if detail != "" {
 		line += " " + detail
 	}
-	return strings.TrimSuffix(strings.TrimSpace(wire.Printable(line)), ".")
+	return wire.Printable(strings.TrimSpace(answer.Code)), strings.TrimSuffix(strings.TrimSpace(wire.Printable(line)), ".")
 }
