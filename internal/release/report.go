@@ -276,19 +276,15 @@ func (r *Report) cutSteps() {
 // VM, not facts: text in it may be hostile. Its error wraps [ErrFormat] or
 // [ErrNewer].
 func ParseReport(b []byte) (*Report, error) {
-	if len(b) > MaxReportBytes {
-		return nil, fmt.Errorf("parse report: %d bytes is over the limit of %d: %w", len(b), MaxReportBytes, ErrFormat)
+	if err := checkReportSize(b); err != nil {
+		return nil, err
 	}
 	var r Report
-	// Thousands of reports are read at once: only one that is wrong or newer is
-	// looked at twice.
-	if err := json.Unmarshal(b, &r); err != nil || r.Schema < 1 || r.Schema > SchemaVersion {
-		if err := decodeSchema(b, &r, "report"); err != nil {
-			return nil, err
-		}
+	if err := decodeSchema(b, &r, "report"); err != nil {
+		return nil, err
 	}
-	if !ValidVM(r.VM) {
-		return nil, fmt.Errorf("parse report: VM name %.200q: %w", r.VM, ErrFormat)
+	if err := checkReportVM(r.VM); err != nil {
+		return nil, err
 	}
 	if len(r.History) > MaxHistory {
 		r.History = r.History[:MaxHistory]
@@ -297,4 +293,18 @@ func ParseReport(b []byte) (*Report, error) {
 		r.Buckets = r.Buckets[:MaxBuckets]
 	}
 	return &r, nil
+}
+
+func checkReportSize(b []byte) error {
+	if len(b) > MaxReportBytes {
+		return fmt.Errorf("parse report: %d bytes is over the limit of %d: %w", len(b), MaxReportBytes, ErrFormat)
+	}
+	return nil
+}
+
+func checkReportVM(name string) error {
+	if !ValidVM(name) {
+		return fmt.Errorf("parse report: VM name %.200q: %w", name, ErrFormat)
+	}
+	return nil
 }

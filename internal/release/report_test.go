@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +87,9 @@ func TestParseReportRefuses(t *testing.T) {
 		if _, err := ParseReport([]byte(text)); !errors.Is(err, want) {
 			t.Errorf("%.40s: err = %v", text, err)
 		}
+		if _, err := ParseSummary([]byte(text)); !errors.Is(err, want) {
+			t.Errorf("%.40s: as a summary: err = %v", text, err)
+		}
 	}
 	r := longReport(0, 0, MaxHistory+9)
 	b, _ := json.Marshal(r)
@@ -138,6 +142,9 @@ func FuzzParseReport(f *testing.F) {
 		if !ValidVM(r.VM) || len(r.History) > MaxHistory {
 			t.Fatalf("VM %q, %d of history", r.VM, len(r.History))
 		}
+		if s, err := ParseSummary(b); err != nil || !reflect.DeepEqual(s, r.Summary()) {
+			t.Fatalf("summary %+v, %v; of the whole report %+v", s, err, r.Summary())
+		}
 		out, err := r.Bytes()
 		if err != nil {
 			return // far-off years, or too long however it is cut
@@ -156,6 +163,18 @@ func TestSummary(t *testing.T) {
 		Run: &Run{Seconds: 2.5, Steps: []StepResult{{Name: "a", Result: ResultChanged}, {Name: long, Result: ResultFailed, Reason: long, Tail: long}}},
 	}
 	s := r.Summary()
+	checkParsed := func() {
+		t.Helper()
+		r.Schema = SchemaVersion
+		b, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ParseSummary(b); err != nil || !reflect.DeepEqual(got, r.Summary()) {
+			t.Errorf("parsed %+v, %v; made %+v", got, err, r.Summary())
+		}
+	}
+	checkParsed()
 	for _, text := range append(s.Warn, s.Role, s.State, s.Release, s.Wanted, s.LastGood, s.Reason, s.Platform, s.Zone, s.Failed, s.Why) {
 		if len(text) > maxSummaryText || len(text) < maxSummaryName {
 			t.Errorf("%d bytes: %.20q", len(text), text)
@@ -171,14 +190,17 @@ func TestSummary(t *testing.T) {
 		t.Errorf("%d warnings", len(got))
 	}
 	r.Run = &Run{Steps: []StepResult{{Name: "nginx", Result: ResultFailed, Reason: "exit status 1", Tail: "one\ntwo\n\n"}}, Checks: []CheckResult{{Result: CheckFailed}}}
+	checkParsed()
 	if s := r.Summary(); s.Failed != "nginx" || s.Why != "exit status 1: two" {
 		t.Errorf("%q: %q", s.Failed, s.Why)
 	}
 	r.Run.Steps[0].Result, r.Run.Checks[0] = ResultChanged, CheckResult{Name: "home", Result: CheckFailed, Reason: "status 502"}
+	checkParsed()
 	if s := r.Summary(); s.Failed != "check home" || s.Why != "status 502" {
 		t.Errorf("%q: %q", s.Failed, s.Why)
 	}
 	r.Run.Checks[0].Result = CheckPassed
+	checkParsed()
 	if s := r.Summary(); s.Failed+s.Why != "" {
 		t.Errorf("%q: %q", s.Failed, s.Why)
 	}

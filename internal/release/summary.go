@@ -1,6 +1,7 @@
 package release
 
 import (
+	"encoding/json"
 	"strings"
 	"time"
 )
@@ -46,6 +47,83 @@ func (r *Report) Summary() *Summary {
 		s.Failed, s.Why = cut(name, maxSummaryName), cut(why, maxSummaryText)
 	}
 	return s
+}
+
+// ParseSummary returns the [Report.Summary] of a report and reads no more of it
+// than that takes: thousands are read at once. What is skipped may be of another
+// form. Its other errors are those of [ParseReport].
+func ParseSummary(b []byte) (*Summary, error) {
+	if err := checkReportSize(b); err != nil {
+		return nil, err
+	}
+	var c claims
+	if err := json.Unmarshal(b, &c); err != nil || c.Schema < 1 || c.Schema > SchemaVersion {
+		if err := decodeSchema(b, &c, "report"); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkReportVM(c.VM); err != nil {
+		return nil, err
+	}
+	r := Report{
+		VM: c.VM, Role: c.Role, State: c.State, Release: c.Release, Wanted: c.Wanted, LastGood: c.LastGood, Reason: c.Reason,
+		Sequence: c.Sequence, Heartbeat: c.Heartbeat, Warn: c.Warn, Facts: Facts{Platform: c.Facts.Platform, Zone: c.Facts.Zone},
+	}
+	if c.Run != nil {
+		r.Run = c.Run.failed()
+	}
+	return r.Summary(), nil
+}
+
+// claims are the fields of a [Report] that a Summary is made of.
+type claims struct {
+	Schema    int      `json:"schema"`
+	VM        string   `json:"vm"`
+	Role      string   `json:"role"`
+	State     string   `json:"state"`
+	Release   string   `json:"release"`
+	Wanted    string   `json:"wanted"`
+	LastGood  string   `json:"last_good"`
+	Reason    string   `json:"reason"`
+	Sequence  int64    `json:"sequence"`
+	Heartbeat Duration `json:"heartbeat"`
+	Warn      []string `json:"warnings"`
+	Facts     struct {
+		Platform string `json:"platform"`
+		Zone     string `json:"zone"`
+	} `json:"facts"`
+	Run *claimedRun `json:"run"`
+}
+
+type claimedRun struct {
+	Seconds float64 `json:"seconds"`
+	Steps   []struct {
+		Name   string `json:"name"`
+		Result string `json:"result"`
+		Reason string `json:"reason"`
+		Tail   string `json:"tail"`
+	} `json:"steps"`
+	Checks []struct {
+		Name   string `json:"name"`
+		Result string `json:"result"`
+		Reason string `json:"reason"`
+	} `json:"checks"`
+}
+
+// failed is the run with those of its steps and checks that failed.
+func (c *claimedRun) failed() *Run {
+	r := &Run{Seconds: c.Seconds}
+	for _, s := range c.Steps {
+		if s.Result == ResultFailed {
+			r.Steps = append(r.Steps, StepResult{Name: s.Name, Result: s.Result, Reason: s.Reason, Tail: s.Tail})
+		}
+	}
+	for _, s := range c.Checks {
+		if s.Result == CheckFailed {
+			r.Checks = append(r.Checks, CheckResult{Name: s.Name, Result: s.Result, Reason: s.Reason})
+		}
+	}
+	return r
 }
 
 // failure names the first step or check that failed, and why.

@@ -108,8 +108,16 @@ func parseReport(b []byte, vm string) (*release.Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.VM != vm {
-		return nil, fmt.Errorf("report of %s: it says that it is of %.200q: %w", vm, r.VM, release.ErrFormat)
+	if err := isOf(vm, r.VM); err != nil {
+		return nil, err
 	}
 	return r, nil
+}
+
+// isOf reports ErrFormat unless a report found as that of vm says so itself.
+func isOf(vm, says string) error {
+	if vm != says {
+		return fmt.Errorf("report of %s: it says that it is of %.200q: %w", vm, says, release.ErrFormat)
+	}
+	return nil
 }

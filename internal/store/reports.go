@@ -176,11 +176,14 @@ func (r *reportReader) get(ctx context.Context, f *foundReport) error {
 		f.err = fmt.Errorf("read report: %w", err)
 		return nil
 	}
-	rep, err := parseReport(b, f.vm)
+	sum, err := release.ParseSummary(b)
+	if err == nil {
+		err = isOf(f.vm, sum.VM)
+	}
 	if err != nil {
 		f.err = err
 		return nil
 	}
-	f.ETag, f.summary, f.fetched = obj.ETag, rep.Summary(), true
+	f.ETag, f.summary, f.fetched = obj.ETag, sum, true
 	return nil
 }
