@@ -115,7 +115,11 @@ func (b *bench) install(ctx context.Context) error {
 	if err := build(ctx, built); err != nil {
 		return err
 	}
-	for _, program := range []string{filepath.Join(built, "floor"), filepath.Join(built, "meter"), b.operator, b.agent} {
+	ours, err := filepath.Glob(filepath.Join(filepath.Dir(b.operator), "bootwell*")) // with the agents that a publish uploads
+	if err != nil {
+		return err
+	}
+	for _, program := range append(ours, filepath.Join(built, "floor"), filepath.Join(built, "meter")) {
 		content, err := os.ReadFile(program)
 		if err != nil {
 			return err
