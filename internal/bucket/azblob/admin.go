@@ -8,6 +8,7 @@ import (
 	"net/url"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 // Create implements [bucket.Admin]: a private container. Whether old versions
@@ -16,7 +17,7 @@ import (
 func (b *Bucket) Create(ctx context.Context) error {
 	resp, err := b.send(ctx, request{method: http.MethodPut, query: ofContainer()})
 	if err == nil {
-		finish(resp)
+		wire.Finish(resp)
 		return nil
 	}
 	// A container that exists is the conflict that a condition would meet.
@@ -60,7 +61,7 @@ func (b *Bucket) ask(ctx context.Context, query url.Values) (http.Header, error)
 	if err != nil {
 		return nil, err
 	}
-	finish(resp)
+	wire.Finish(resp)
 	return resp.Header, nil
 }
 

@@ -173,7 +173,7 @@ func (b *Bucket) Put(ctx context.Context, key string, body io.ReadSeeker, c buck
 		}
 		return bucket.Object{}, err
 	}
-	defer finish(resp)
+	defer wire.Finish(resp)
 	obj := version(resp.Header)
 	obj.Key, obj.Size = key, size
 	return obj, nil
@@ -184,7 +184,7 @@ func (b *Bucket) Put(ctx context.Context, key string, body io.ReadSeeker, c buck
 func (b *Bucket) missing(ctx context.Context, name string) bool {
 	resp, err := b.send(ctx, request{method: http.MethodHead, name: name})
 	if err == nil {
-		finish(resp)
+		wire.Finish(resp)
 	}
 	var answer *refusal
 	return errors.As(err, &answer) && answer.status == http.StatusNotFound
@@ -254,7 +254,7 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 	}
 	resp, err := b.send(ctx, request{method: http.MethodDelete, name: name})
 	if err == nil {
-		finish(resp)
+		wire.Finish(resp)
 		return nil
 	}
 	if err = b.fail(ctx, opDelete, key, bucket.Condition{}, err); errors.Is(err, bucket.ErrNotExist) {

@@ -7,22 +7,21 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 const (
-	// apiVersion is the first that tells folders and escaped names in lists. The
-	// largest blob of one request, 5,000 MiB, came before it.
+	// apiVersion has folders and escaped names in lists, and blobs of 5,000 MiB in
+	// one request.
 	// https://learn.microsoft.com/rest/api/storageservices/previous-azure-storage-service-versions
 	apiVersion = "2021-12-02"
 
 	maxRefusal = 64 << 10 // bytes of an answer that says why not
 	maxPage    = 32 << 20 // a page of 5,000 names of 1,024 bytes has some 10 MiB
-	maxDrain   = 64 << 10 // bytes read of what nobody needs, so that the connection serves again
 )
 
 // A request is one call of the API.
@@ -99,7 +98,7 @@ func (b *Bucket) request(ctx context.Context, r request) (*http.Request, error) 
 	if r.name != "" {
 		u.Path += "/" + r.name
 	}
-	u.RawPath = pathEscape(u.Path)
+	u.RawPath = wire.PathEscape(u.Path)
 	u.RawQuery = r.query.Encode()
 	req := (&http.Request{Method: r.method, URL: u, Host: u.Host, Header: http.Header{}}).WithContext(ctx)
 	for name, values := range r.header {
@@ -120,17 +119,6 @@ func (b *Bucket) request(ctx context.Context, r request) (*http.Request, error) 
 		return nil, fmt.Errorf("rewind body: %w", err)
 	}
 	return req, nil
-}
-
-// pathEscape escapes all but unreserved characters and slashes.
-func pathEscape(path string) string {
-	return strings.NewReplacer("+", "%20", "%2F", "/").Replace(url.QueryEscape(path))
-}
-
-// finish reads the rest of an answer, within reason, and closes it.
-func finish(resp *http.Response) {
-	io.CopyN(io.Discard, resp.Body, maxDrain)
-	resp.Body.Close()
 }
 
 // A page is one answer to a list.
@@ -171,7 +159,7 @@ func (b *Bucket) page(ctx context.Context, prefix, marker string, more url.Value
 	if err != nil {
 		return nil, err
 	}
-	defer finish(resp)
+	defer wire.Finish(resp)
 	p, err := parsePage(io.LimitReader(resp.Body, maxPage))
 	if err == nil && marker != "" && p.NextMarker == marker {
 		err = fmt.Errorf("the server gives the same page again: %w", bucket.ErrUnsupported)

@@ -23,7 +23,6 @@ import (
 const (
 	maxRefusal = 1 << 20  // bytes of an answer that says why not
 	maxPage    = 16 << 20 // a page of 1,000 keys of 1,024 bytes, escaped, has 4 MiB
-	maxDrain   = 64 << 10 // bytes read of what nobody needs, so that the connection serves again
 
 	// emptySum is the SHA-256 of nothing.
 	emptySum = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -85,7 +84,7 @@ func (b *Bucket) request(ctx context.Context, r request) (*http.Request, error) 
 	u := b.address()
 	u.Path += r.name
 	// The signature is of the path as S3 itself would escape it.
-	u.RawPath = pathEscape(u.Path)
+	u.RawPath = wire.PathEscape(u.Path)
 	u.RawQuery = r.query
 	req := (&http.Request{Method: r.method, URL: u, Host: u.Host, Header: http.Header{}}).WithContext(ctx)
 	for name, values := range r.header {
@@ -104,12 +103,6 @@ func (b *Bucket) request(ctx context.Context, r request) (*http.Request, error) 
 }
 
 const contentSum = "X-Amz-Content-Sha256"
-
-// pathEscape escapes all but unreserved characters and slashes.
-// https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
-func pathEscape(path string) string {
-	return strings.NewReplacer("+", "%20", "%2F", "/").Replace(url.QueryEscape(path))
-}
 
 // sign signs req with the keys of now; its header has the sum of its body.
 func (b *Bucket) sign(ctx context.Context, req *http.Request, service string) error {
@@ -148,12 +141,6 @@ func refused(resp *http.Response, object bool, body []byte) *refusal {
 	}
 	r.Region = strings.TrimSpace(r.Region)
 	return &r
-}
-
-// finish reads the rest of an answer, within reason, and closes it.
-func finish(resp *http.Response) {
-	io.CopyN(io.Discard, resp.Body, maxDrain)
-	resp.Body.Close()
 }
 
 // signed makes a call with the keys of now, and once more with others when the
@@ -205,7 +192,7 @@ func (b *Bucket) page(ctx context.Context, prefix, after, token string) (*page, 
 	if err != nil {
 		return nil, err
 	}
-	defer finish(resp)
+	defer wire.Finish(resp)
 	var p page
 	if err := parsePage(io.LimitReader(resp.Body, maxPage), &p); err != nil {
 		return nil, err

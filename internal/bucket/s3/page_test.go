@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 func keysOf(t *testing.T, b *Bucket) (keys []string, err error) {
@@ -89,7 +90,7 @@ func TestPathEscape(t *testing.T) {
 		"/b/!*'();:@&=,?#[": "/b/%21%2A%27%28%29%3B%3A%40%26%3D%2C%3F%23%5B",
 		"/b/100%":           "/b/100%25",
 	} {
-		u := &url.URL{Path: path, RawPath: pathEscape(path)}
+		u := &url.URL{Path: path, RawPath: wire.PathEscape(path)}
 		if got := u.EscapedPath(); got != want {
 			t.Errorf("%s: %s, want %s", path, got, want)
 		}

@@ -172,7 +172,7 @@ func (b *Bucket) Put(ctx context.Context, key string, body io.ReadSeeker, c buck
 			return err
 		}
 		obj.ETag = etag(resp.Header.Get("ETag"))
-		finish(resp)
+		wire.Finish(resp)
 		return nil
 	})
 	if err != nil {
@@ -238,7 +238,7 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 	err = b.signed(ctx, func() error {
 		resp, err := b.send(ctx, request{method: http.MethodDelete, name: name})
 		if err == nil {
-			finish(resp)
+			wire.Finish(resp)
 		}
 		return err
 	})

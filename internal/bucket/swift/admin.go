@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/bootwell/bootwell/internal/bucket"
+	"github.com/bootwell/bootwell/internal/bucket/wire"
 )
 
 // Create implements [bucket.Admin]: the container can be read and written by
@@ -16,7 +17,7 @@ func (b *Bucket) Create(ctx context.Context) error {
 	if err != nil {
 		return b.fail(ctx, "create", "container", err)
 	}
-	drain(resp)
+	wire.Finish(resp)
 	switch {
 	case resp.StatusCode == http.StatusNotFound:
 	case resp.StatusCode/100 == 2:
@@ -28,7 +29,7 @@ func (b *Bucket) Create(ctx context.Context) error {
 		if resp, err = b.do(ctx, call{method: http.MethodPut, header: header}); err != nil {
 			return b.fail(ctx, "create", "container", err)
 		}
-		drain(resp)
+		wire.Finish(resp)
 		if s := resp.StatusCode; s != http.StatusBadRequest && s != http.StatusPreconditionFailed && s != http.StatusNotImplemented {
 			break // else the cluster may keep no versions
 		}
@@ -51,7 +52,7 @@ func (b *Bucket) Setup(ctx context.Context) (bucket.Setup, error) {
 		}
 		return bucket.Setup{}, b.fail(ctx, "look at", "container", err)
 	}
-	drain(resp)
+	wire.Finish(resp)
 	s := bucket.Setup{Region: b.at.Region}
 	if g := b.auth.Last(); g != nil && g.Value.region != "" {
 		s.Region = g.Value.region

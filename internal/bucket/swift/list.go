@@ -67,7 +67,7 @@ func (b *Bucket) page(ctx context.Context, prefix, marker string) ([]bucket.Obje
 	if err != nil {
 		return nil, err
 	}
-	defer drain(resp)
+	defer wire.Finish(resp)
 	switch resp.StatusCode {
 	case http.StatusNoContent:
 		return nil, nil

@@ -115,7 +115,7 @@ func (b *Bucket) do(ctx context.Context, c call) (*http.Response, error) {
 	if err != nil || resp.StatusCode != http.StatusUnauthorized || !b.auth.Forget(g) {
 		return resp, err
 	}
-	drain(resp)
+	wire.Finish(resp)
 	if g, err = b.auth.Get(ctx); err != nil {
 		return nil, lacking(err)
 	}
@@ -128,9 +128,9 @@ func (b *Bucket) do(ctx context.Context, c call) (*http.Response, error) {
 }
 
 func (b *Bucket) once(ctx context.Context, c call, g *grant) (*http.Response, error) {
-	target := g.storage + "/" + escape(b.at.Container)
+	target := g.storage + "/" + wire.PathEscape(b.at.Container)
 	if c.name != "" {
-		target += "/" + escape(c.name)
+		target += "/" + wire.PathEscape(c.name)
 	}
 	q, err := g.sign(b.at.Container, c)
 	if err != nil {
@@ -161,22 +161,6 @@ func (b *Bucket) once(ctx context.Context, c call, g *grant) (*http.Response, er
 	}
 	b.auth.saw(resp.Header.Get("Date"))
 	return resp, nil
-}
-
-// escape leaves only what no server and no proxy takes for something else.
-func escape(name string) string {
-	parts := strings.Split(name, "/")
-	for i, p := range parts {
-		parts[i] = strings.ReplaceAll(url.QueryEscape(p), "+", "%20")
-	}
-	return strings.Join(parts, "/")
-}
-
-// drain reads what is left of a short answer, so that its connection can be
-// used again.
-func drain(resp *http.Response) {
-	io.CopyN(io.Discard, resp.Body, 64<<10)
-	resp.Body.Close()
 }
 
 // Get implements [bucket.Bucket]. Swift does not tell a missing container from
@@ -218,7 +202,7 @@ func (b *Bucket) Get(ctx context.Context, key string, o bucket.GetOptions) (io.R
 		err = fmt.Errorf("the server does not give ranges: %w", bucket.ErrUnsupported)
 	}
 	if err != nil {
-		drain(resp)
+		wire.Finish(resp)
 		return nil, bucket.Object{}, b.fail(ctx, "get", key, err)
 	}
 	classify := func(err error) error { return fmt.Errorf("read %s in %s: %w", key, b.at, wire.Classify(ctx, err)) }
@@ -232,7 +216,7 @@ const overwriting = 50 * time.Millisecond
 // finds a file, and while it opens it an overwrite can take it away: it then
 // says that there is no object, and with one replica nobody knows better.
 func (b *Bucket) doAgain(ctx context.Context, c call, missing *http.Response) (*http.Response, error) {
-	drain(missing)
+	wire.Finish(missing)
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -296,7 +280,7 @@ func (b *Bucket) put(ctx context.Context, c call, cond bucket.Condition) error {
 	if err != nil {
 		return err
 	}
-	defer drain(resp)
+	defer wire.Finish(resp)
 	switch {
 	case resp.StatusCode == http.StatusCreated:
 		return nil
@@ -324,7 +308,7 @@ func (b *Bucket) unchanged(ctx context.Context, name string, c bucket.Condition)
 	if err != nil {
 		return err
 	}
-	defer drain(resp)
+	defer wire.Finish(resp)
 	if resp.StatusCode != http.StatusOK {
 		return b.refusal("get", resp, c)
 	}
@@ -345,7 +329,7 @@ func (b *Bucket) Delete(ctx context.Context, key string) error {
 	}
 	resp, err := b.do(ctx, call{method: http.MethodDelete, name: name})
 	if err == nil {
-		defer drain(resp)
+		defer wire.Finish(resp)
 		if resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotFound {
 			return nil
 		}

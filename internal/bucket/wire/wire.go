@@ -103,6 +103,21 @@ func certificateRemedy(err error) string {
 	return ""
 }
 
+// PathEscape escapes all of a path but unreserved characters (RFC 3986, 2.3) and
+// slashes.
+func PathEscape(path string) string {
+	return strings.NewReplacer("+", "%20", "%2F", "/").Replace(url.QueryEscape(path))
+}
+
+const maxDrain = 64 << 10 // bytes read of what nobody needs
+
+// Finish reads the rest of an answer, within reason, and closes it, so that its
+// connection serves again.
+func Finish(resp *http.Response) {
+	io.CopyN(io.Discard, resp.Body, maxDrain)
+	resp.Body.Close()
+}
+
 // Temporary reports whether an answer with this status is worth another try.
 func Temporary(status int) bool {
 	switch status {
